@@ -1,0 +1,50 @@
+# Every target sets itself up: a clean checkout needs python3, its venv module and make.
+
+PYTHON ?= python3
+BIN := .venv/bin
+
+# Without these glibc returns every large buffer to the system after each step and faults it in again; on CPUs that costs
+# a third of the speed of the views (docs/design.md).
+export MALLOC_MMAP_THRESHOLD_ := 1073741824
+export MALLOC_TRIM_THRESHOLD_ := 4294967296
+# train/ would otherwise come first on the path of `python train/pretrain.py`.
+export PYTHONSAFEPATH := 1
+
+.PHONY: setup demo test slow gpu-check bench clean
+
+setup: .venv/ready
+
+.venv/ready: pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	touch $@
+
+# The main job, small: a self-test of the whole road on embedded images, not a result about ImageNet.
+demo: setup data/textures/manifest.json
+	$(BIN)/accelerate launch --num_processes 1 --num_machines 1 --mixed_precision no --dynamo_backend no \
+	  train/pretrain.py --config train/configs/demo.yaml --data.dir data/textures --run_dir runs/demo
+	$(BIN)/python -m eval.evaluate runs/demo --protocols knn,linear
+	$(BIN)/python -m ops.preview --config train/configs/demo.yaml --data.dir data/textures --output runs/demo/views.png
+	@echo
+	@echo 'This was a self-test of the pipeline on procedural textures; it says nothing about ImageNet.'
+	@echo 'Shards: data/textures   Run: runs/demo   Encoder: runs/demo/encoder   Numbers: runs/demo/eval/results.json'
+	@echo 'Loss curve: runs/demo/metrics.jsonl   Contact sheet of views: runs/demo/views.png'
+
+data/textures/manifest.json: | setup
+	$(BIN)/python -m pipelines.build_shards textures --output data/textures
+
+test: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/pytest
+
+slow: setup
+	$(BIN)/pytest -m slow --timeout 3600
+
+# Needs a CUDA device; without one every test in it is skipped.
+gpu-check: setup
+	$(BIN)/pytest -m gpu
+
+clean:
+	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis
