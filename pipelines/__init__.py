@@ -1,0 +1,1 @@
+"""Raw data set -> shards; shards -> ordered, decoded batches -> two views."""

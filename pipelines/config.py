@@ -1,0 +1,56 @@
+"""Settings of the data plane: which data, how it is read, which views are made of it."""
+
+from dataclasses import dataclass
+
+from jsonargparse.typing import ClosedUnitInterval, NonNegativeFloat, PositiveFloat, PositiveInt
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataConfig:
+    """Where the data is and how it is read."""
+
+    dir: str = ""
+    """Data set directory made by `python -m pipelines.build_shards`."""
+    canvas: PositiveInt = 32
+    """Side in pixels of the square onto which each image is decoded; crops are cut from it. 32 for CIFAR, 256 and more
+    for ImageNet."""
+    window_shards: PositiveInt = 64
+    """Samples are shuffled within windows of this many shuffled shards: more mix better, fewer keep reads together."""
+    decode_threads: PositiveInt = 1
+    """DALI threads per rank. On two cores 1 was best, beside 2 of torch."""
+    prefetch_batches: PositiveInt = 3
+    """Batches made ahead of training."""
+    bad_sample_budget: ClosedUnitInterval = 0.001
+    """Share of the data set's samples that a rank may find damaged before the run stops. Each is replaced by another
+    sample, logged and counted."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ViewsConfig:
+    """The random views (Chen et al. 2020, appendix A). Defaults are the paper's for ImageNet."""
+
+    size: PositiveInt = 224
+    """Side of a view in pixels."""
+    crop_area_min: PositiveFloat = 0.08
+    """Smallest share of the image's area that a crop covers."""
+    crop_area_max: PositiveFloat = 1.0
+    """Largest share of the image's area that a crop covers."""
+    flip_probability: ClosedUnitInterval = 0.5
+    """Horizontal flip."""
+    jitter_probability: ClosedUnitInterval = 0.8
+    """Colour jitter as a whole."""
+    jitter_strength: NonNegativeFloat = 1.0
+    """s: brightness, contrast and saturation vary by 0.8 s, hue by 0.2 s. The paper: 1 on ImageNet, 0.5 on CIFAR-10."""
+    grayscale_probability: ClosedUnitInterval = 0.2
+    """Grayscale, whether or not colour was jittered."""
+    blur_probability: ClosedUnitInterval = 0.5
+    """Gaussian blur, sigma uniform in [0.1, 2]; kernel a tenth of the view. The paper uses none on CIFAR-10."""
+
+    def __post_init__(self) -> None:
+        if not self.crop_area_min <= self.crop_area_max <= 1:
+            raise ValueError(
+                f"views.crop_area_min = {self.crop_area_min}, views.crop_area_max = {self.crop_area_max}: "
+                "must be 0 < min <= max <= 1"
+            )
+        if self.jitter_strength > 1.25:
+            raise ValueError(f"views.jitter_strength = {self.jitter_strength}: at most 1.25, where contrast reaches 0")
