@@ -1,0 +1,66 @@
+"""Run an iterator ahead of its consumer, in a thread of its own."""
+
+import queue
+import threading
+from collections.abc import Generator, Iterator
+from types import TracebackType
+from typing import Generic, TypeVar
+
+T = TypeVar("T")
+_END = object()
+
+
+class Prefetch(Generic[T]):
+    """Iterates over `source` in a thread, up to `depth` items ahead.
+
+    An exception of the source is raised where its item would have come. Leaving the `with` block, for whatever reason,
+    stops the thread and waits for it.
+    """
+
+    def __init__(self, source: Iterator[T], depth: int) -> None:
+        self._source = source
+        self._queue: queue.Queue[object] = queue.Queue(maxsize=depth)
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._work, name="prefetch", daemon=True)
+        self._thread.start()
+
+    def __enter__(self) -> "Prefetch[T]":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._stop.set()
+        while self._thread.is_alive():  # make room, should the thread be waiting to put
+            self.ready()
+            try:
+                self._queue.get(timeout=0.05)
+            except queue.Empty:
+                continue
+        self._thread.join()
+
+    def __iter__(self) -> Iterator[T]:
+        while True:
+            item = self._queue.get()
+            if item is _END:
+                return
+            if isinstance(item, BaseException):
+                raise item
+            yield item  # type: ignore[misc]  # a queue of T, of one exception, or of the end
+
+    def ready(self) -> int:
+        """Items waiting to be consumed."""
+        return self._queue.qsize()
+
+    def _work(self) -> None:
+        try:
+            for item in self._source:
+                self._queue.put(item)
+                if self._stop.is_set():
+                    return
+            self._queue.put(_END)
+        except BaseException as error:  # noqa: BLE001  # handed to the consumer, who decides
+            self._queue.put(error)
+        finally:
+            if isinstance(self._source, Generator):
+                self._source.close()  # in this thread, where its files and devices were opened
