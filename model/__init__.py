@@ -1,0 +1,1 @@
+"""Views -> representation h -> projection z -> loss; saving and loading an encoder."""
