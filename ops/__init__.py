@@ -1,0 +1,1 @@
+"""What stands around training: metrics, exporter, previews."""

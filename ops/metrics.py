@@ -1,0 +1,79 @@
+"""Every metric, defined once: `diptych_<subsystem>_<quantity>_<unit>`, base units, few labels.
+
+The loop, the loader and the model only return numbers; the entry point hands them to `TrainingMetrics`.
+"""
+
+import platform
+import time
+from importlib.metadata import version
+
+import prometheus_client
+from prometheus_client import Counter, Gauge, Histogram, Info, Summary
+
+from ops.exporter import start_exporter
+from train.config import PretrainConfig
+from train.loop import StepRecord
+
+# The text format's _created series double the page, and no query of ours reads them.
+prometheus_client.disable_created_metrics()  # type: ignore[no-untyped-call]
+
+IMAGES = Counter("diptych_train_images_total", "Source images consumed by this rank; its two views count once.")
+STEPS = Counter("diptych_train_steps_total", "Updates made by this process.")
+STEP_SECONDS = Histogram(
+    "diptych_train_step_seconds",
+    "Host seconds from the end of one step to the end of the next.",
+    buckets=(0.01, 0.025, 0.05, 0.1, 0.2, 0.3, 0.5, 0.75, 1, 1.5, 2.5, 5, 10, 30, 60),
+)
+DATA_WAIT = Counter("diptych_train_data_wait_seconds_total", "Seconds in which the device had no batch to work on.")
+STAGE_SECONDS = Summary(
+    "diptych_train_stage_seconds",
+    "Seconds of each stage of a step (data is waiting for it), sampled at logging steps.",
+    ["stage"],
+)
+LOSS = Gauge("diptych_train_loss_nats", "NT-Xent of the last logged global batch, unscaled.")
+LEARNING_RATE = Gauge("diptych_train_learning_rate", "Learning rate of the last logged step.")
+EPOCH = Gauge("diptych_train_epoch", "Passes over the data so far.")
+LAST_STEP = Gauge("diptych_train_last_step_timestamp_seconds", "Unix time at which this rank's last step ended.")
+LAST_CHECKPOINT = Gauge("diptych_checkpoint_last_timestamp_seconds", "Unix time of the last complete checkpoint.")
+SKIPPED = Counter("diptych_data_samples_skipped_total", "Damaged samples that were replaced by others.", ["reason"])
+RUN = Info("diptych_run", "What runs here.")
+
+
+class TrainingMetrics:
+    """Feeds this process's metrics, and serves them if a port was asked for."""
+
+    def __init__(self, config: PretrainConfig, *, rank: int, local_rank: int) -> None:
+        RUN.info(
+            {
+                "run_dir": config.run_dir,
+                "rank": str(rank),
+                "encoder": config.encoder.name,
+                "global_batch": str(config.global_batch),
+                "precision": config.precision,
+                "config_sha256": config.sha256()[:12],
+                "version": version("diptych"),
+                "host": platform.node(),
+            }
+        )
+        if config.metrics.port:
+            start_exporter(config.metrics.address, config.metrics.port + local_rank)
+
+    def record(self, step: StepRecord) -> None:
+        """Count one step."""
+        IMAGES.inc(step.images)
+        STEPS.inc()
+        STEP_SECONDS.observe(step.step_seconds)
+        DATA_WAIT.inc(step.data_wait_seconds)
+        LAST_STEP.set_to_current_time()
+        for reason in step.skip_reasons:
+            SKIPPED.labels(reason).inc()
+        if step.log is not None:
+            LOSS.set(step.log.loss)
+            LEARNING_RATE.set(step.log.learning_rate)
+            EPOCH.set(step.log.epoch)
+            for stage, seconds in step.log.stage_seconds.items():
+                STAGE_SECONDS.labels(stage).observe(seconds)
+
+    def checkpoint_saved(self) -> None:
+        """Note the time of a checkpoint."""
+        LAST_CHECKPOINT.set(time.time())

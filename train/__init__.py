@@ -1,0 +1,1 @@
+"""One update, many times: configuration, checkpoints, the entry point."""

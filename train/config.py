@@ -1,0 +1,162 @@
+"""The configuration of a run, composed of each folder's own. Nothing here imports torch."""
+
+import hashlib
+import json
+import math
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from jsonargparse.typing import ClosedUnitInterval, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
+
+from model.config import EncoderConfig, HeadConfig, LossConfig
+from pipelines.config import DataConfig, ViewsConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptimizerConfig:
+    """The update rule (Chen et al. 2020, appendix B.1). Biases and BatchNorm get neither decay nor adaptation."""
+
+    name: Literal["lars", "sgd", "adamw"] = "lars"
+    """lars: You et al. 2017 as in the reference code. sgd, adamw: torch's."""
+    base_lr: PositiveFloat = 0.3
+    """Learning rate at batch 256 (linear), or at batch 1 (sqrt, where the paper uses 0.075)."""
+    lr_scaling: Literal["linear", "sqrt"] = "linear"
+    """linear: base_lr * batch / 256. sqrt: base_lr * sqrt(batch), better for small batches and few epochs."""
+    weight_decay: NonNegativeFloat = 1e-6
+    """L2 strength: 1e-6 on ImageNet, 1e-4 on CIFAR-10."""
+    momentum: ClosedUnitInterval = 0.9
+    """Of lars and sgd."""
+
+    def peak_lr(self, global_batch: int) -> float:
+        """Learning rate after warm-up."""
+        factor = global_batch / 256 if self.lr_scaling == "linear" else math.sqrt(global_batch)
+        return float(self.base_lr * factor)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScheduleConfig:
+    """Length of the run and shape of the learning rate: linear warm-up, then cosine to zero, without restarts."""
+
+    epochs: PositiveInt = 100
+    """Passes over the data, each without its incomplete last batch."""
+    warmup_epochs: NonNegativeFloat = 10.0
+    """10 in the paper."""
+
+    def __post_init__(self) -> None:
+        if self.warmup_epochs > self.epochs:
+            raise ValueError(
+                f"schedule.warmup_epochs = {self.warmup_epochs}: at most schedule.epochs = {self.epochs} is allowed"
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class CheckpointConfig:
+    """How often the run is saved. Any of it may change when a run is resumed."""
+
+    every_steps: PositiveInt = 1000
+    """Updates between checkpoints; the last update is always followed by one."""
+    keep_last: PositiveInt = 2
+    """Older checkpoints are removed after a new one is complete."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class MetricsConfig:
+    """Prometheus exporter of each rank, and log lines. Any of it may change when a run is resumed."""
+
+    port: NonNegativeInt = 9400
+    """Of the first rank of a node; each further rank takes the next. 0 turns the exporter off."""
+    address: str = "127.0.0.1"
+    """Listening address; 0.0.0.0 for a Prometheus on another machine."""
+    log_every_steps: PositiveInt = 10
+    """Updates between lines of metrics.jsonl; only at these does the host wait for the device."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PretrainConfig:
+    """A SimCLR pretraining run. Defaults are the paper's for ImageNet."""
+
+    run_dir: str = "runs/pretrain"
+    """Everything the run writes. The same command with the same directory resumes."""
+    data: DataConfig = field(default_factory=DataConfig)
+    views: ViewsConfig = field(default_factory=ViewsConfig)
+    encoder: EncoderConfig = field(default_factory=EncoderConfig)
+    head: HeadConfig = field(default_factory=HeadConfig)
+    loss: LossConfig = field(default_factory=LossConfig)
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
+    checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
+    metrics: MetricsConfig = field(default_factory=MetricsConfig)
+    global_batch: PositiveInt = 4096
+    """Source images per update over all ranks; each gives two views."""
+    seed: NonNegativeInt = 0
+    """Of initial weights, order and views."""
+    precision: Literal["fp32", "bf16", "fp16"] = "bf16"
+    """Of the encoder's and head's forward and backward; views and loss are float32. fp16 needs CUDA."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """auto: CUDA where there is one."""
+    cpu_threads: NonNegativeInt = 0
+    """Of torch on each rank, on the CPU; 0 shares the cores among the node's ranks. The launcher's OMP_NUM_THREADS = 1
+    is not obeyed."""
+    channels_last: bool | None = None
+    """Memory layout of the encoder: with bf16 2.4 times as fast for ResNets on CPUs. Unset, it is used with bf16 and
+    fp16 but not with fp32, where torch's CPU BatchNorm loses three digits in it."""
+    stop_after_steps: PositiveInt | None = None
+    """Stop when the run has made this many updates in all; the schedule does not change."""
+
+    def __post_init__(self) -> None:
+        if self.global_batch < 2:
+            raise ValueError("global_batch = 1: one image has no negatives; use at least 2")
+        if self.seed >= 2**64:
+            raise ValueError(f"seed = {self.seed}: must be less than 2^64")
+
+    @property
+    def uses_channels_last(self) -> bool:
+        """The memory layout that is meant."""
+        return self.precision != "fp32" if self.channels_last is None else self.channels_last
+
+    def numeric(self) -> dict[str, Any]:
+        """The fields that shape the result, flat: a resumed run must agree in them."""
+        return {name: value for name, value in flatten(asdict(self)).items() if not name.startswith(_FREE)}
+
+    def sha256(self) -> str:
+        """Hash of the fields that shape the result."""
+        return hashlib.sha256(json.dumps(self.numeric(), sort_keys=True).encode()).hexdigest()
+
+
+# Where things lie, how they are watched and how fast they run: free to change when a run is resumed. The data set
+# itself is compared by its fingerprint.
+_FREE = (
+    "run_dir",
+    "data.dir",
+    "data.decode_threads",
+    "data.prefetch_batches",
+    "data.bad_sample_budget",
+    "checkpoint.",
+    "metrics.",
+    "device",
+    "cpu_threads",
+    "stop_after_steps",
+)
+
+
+def flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested dictionaries as one with dotted names."""
+    flat: dict[str, Any] = {}
+    for name, value in tree.items():
+        if isinstance(value, dict):
+            flat |= flatten(value, f"{prefix}{name}.")
+        else:
+            flat[prefix + name] = value
+    return flat
+
+
+def load_config(path: Path) -> PretrainConfig:
+    """Read a resolved configuration, such as a run directory's config.yaml.
+
+    Raises:
+        RunError: it cannot be read or does not hold a valid configuration.
+    """
+    from train.arguments import parse
+
+    return parse(PretrainConfig, ["--config", str(path)])

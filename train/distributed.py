@@ -1,0 +1,92 @@
+"""The processes of a run: what was asked of launcher and hardware is what there is, or one line says what is not."""
+
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, NoReturn
+
+from train.config import PretrainConfig
+from train.errors import RunError
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+
+def environment_rank() -> int:
+    """Rank of this process, as the launcher says it; known before torch is imported."""
+    return int(os.environ.get("RANK", "0"))
+
+
+def environment_world_size() -> int:
+    """Number of processes, as the launcher says it.
+
+    Raises:
+        RunError: the launcher was asked for several processes and started one, as `accelerate launch --cpu` does.
+    """
+    if "WORLD_SIZE" in os.environ:
+        return int(os.environ["WORLD_SIZE"])
+    asked = _processes_asked(Path(f"/proc/{os.getppid()}/cmdline"))
+    if asked > 1:
+        raise RunError(
+            f"{asked} processes were asked for but one was started, as `accelerate launch --cpu` does; use "
+            f"`ACCELERATE_USE_CPU=true accelerate launch --multi_gpu --num_processes {asked}` or `torchrun`"
+        )
+    return 1
+
+
+def _processes_asked(launcher_command: Path) -> int:
+    """What `--num_processes` says in the command line of an accelerate launcher."""
+    try:
+        words = launcher_command.read_bytes().decode(errors="replace").split("\0")
+    except OSError:
+        return 1
+    for word, following in zip(words, [*words[1:], ""], strict=True):
+        flag, _, value = word.partition("=")
+        if flag.replace("-", "_") == "__num_processes" and "launch" in words:
+            number = value or following
+            return int(number) if number.isdigit() else 1
+    return 1
+
+
+def make_accelerator(config: PretrainConfig) -> "Accelerator":
+    """Join the process group and check that device, precision and world size are what was asked.
+
+    Raises:
+        RunError: they are not.
+    """
+    import torch
+    from accelerate import Accelerator
+    from accelerate.utils import DistributedDataParallelKwargs
+
+    on_cpu = config.device == "cpu" or (config.device == "auto" and not torch.cuda.is_available())
+    if config.device == "cuda" and not torch.cuda.is_available():
+        raise RunError("device = cuda: torch finds no CUDA device; use device = cpu or check the driver")
+    if config.precision == "fp16" and on_cpu:
+        raise RunError("precision = fp16: needs CUDA; use bf16 or fp32 on the CPU")
+    if on_cpu:
+        cores = len(os.sched_getaffinity(0))
+        torch.set_num_threads(config.cpu_threads or max(1, cores // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))))
+    accelerator = Accelerator(
+        cpu=on_cpu,
+        mixed_precision="no" if config.precision == "fp32" else config.precision,
+        kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False, gradient_as_bucket_view=True)],
+    )
+    world_size = environment_world_size()
+    if accelerator.num_processes != world_size:
+        raise RunError(f"the launcher started {world_size} processes but {accelerator.num_processes} joined the group")
+    if accelerator.device.type != ("cpu" if on_cpu else "cuda"):
+        raise RunError(f"device = {config.device}: accelerate chose {accelerator.device}")
+    wanted = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[config.precision]
+    with accelerator.autocast():
+        one = torch.ones(1, 1, device=accelerator.device)
+        got = (one @ one).dtype
+    if got != wanted:
+        raise RunError(f"precision = {config.precision}: autocast computes in {got} on this device")
+    return accelerator
+
+
+def fail(program: str, error: Exception, *, show: bool) -> NoReturn:
+    """Exit with status 2, having printed a user's fault as one line if this rank is to show it."""
+    if show:
+        print(f"{program}: error: {error}", file=sys.stderr, flush=True)
+    sys.exit(2)

@@ -1,0 +1,240 @@
+"""Pretrain an encoder with SimCLR.
+
+    accelerate launch train/pretrain.py --config train/configs/cifar10_cpu.yaml --data.dir DIR --run_dir runs/NAME
+
+The same command again resumes. `torchrun` and plain `python` work too. `--help` lists every field.
+"""
+
+import logging
+import sys
+from contextlib import nullcontext
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pipelines.errors import DataError
+from pipelines.manifest import SplitIndex, open_split
+from pipelines.order import steps_per_epoch
+from train.arguments import parse, to_yaml
+from train.config import PretrainConfig, load_config
+from train.distributed import environment_rank, environment_world_size, fail
+from train.errors import RunError
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+    from model.simclr import SimCLR
+    from train.checkpoint import Checkpoint
+    from train.loop import Trainer
+
+
+def main() -> None:
+    """Refuse what is wrong before torch is imported, then train."""
+    logging.basicConfig(format="%(levelname)s: %(message)s")
+    try:
+        config = parse(PretrainConfig, sys.argv[1:], prog="pretrain")
+        split = open_data(config, environment_world_size())
+        refuse_other_run(config)
+    except (RunError, DataError) as error:
+        fail("pretrain", error, show=environment_rank() == 0)
+    from model.errors import ModelError
+
+    try:
+        pretrain(config, split)
+    except (RunError, DataError, ModelError) as error:
+        fail("pretrain", error, show=True)
+
+
+def open_data(config: PretrainConfig, world_size: int) -> SplitIndex:
+    """Open the train split and check that it can be divided as asked.
+
+    Raises:
+        DataError: the directory does not hold what its manifest says, or holds too little.
+        RunError: the global batch cannot be shared equally.
+    """
+    if not config.data.dir:
+        raise RunError("data.dir: no data set named; build one with `python -m pipelines.build_shards`")
+    if config.global_batch % world_size:
+        below = config.global_batch // world_size * world_size
+        raise RunError(
+            f"global_batch = {config.global_batch}: not divisible by the {world_size} ranks; "
+            f"use {below} or {below + world_size}"
+        )
+    split = open_split(Path(config.data.dir), "train")
+    if len(split) < config.global_batch:
+        raise DataError(
+            f"{split.directory}: {len(split)} train samples, less than global_batch = {config.global_batch}; "
+            "lower global_batch"
+        )
+    return split
+
+
+def refuse_other_run(config: PretrainConfig) -> None:
+    """Check that the run directory is free or holds the run that this configuration describes.
+
+    Raises:
+        RunError: it holds checkpoints of a run that differs in a field which shapes the result.
+    """
+    path = Path(config.run_dir) / "config.yaml"
+    if not path.exists() or not any((Path(config.run_dir) / "checkpoints").glob("step-*")):
+        return
+    there, asked = load_config(path).numeric(), config.numeric()
+    for name, value in asked.items():
+        if there[name] != value:
+            raise RunError(
+                f"{config.run_dir}: holds a run with {name} = {there[name]}, but {value} was asked for; "
+                "give another --run_dir, or the same value to resume"
+            )
+
+
+def pretrain(config: PretrainConfig, split: SplitIndex) -> None:
+    """Run on this rank, from the newest checkpoint or the start, to the end of the schedule or `stop_after_steps`."""
+    from ops.metrics import TrainingMetrics
+    from pipelines.loader import training_batches
+    from pipelines.prefetch import Prefetch
+    from train.checkpoint import load_latest
+    from train.distributed import make_accelerator
+    from train.log import RunLog
+    from train.loop import StepRecord, train
+
+    accelerator = make_accelerator(config)
+    run_dir = Path(config.run_dir)
+    checkpoint = load_latest(run_dir / "checkpoints")
+    trainer, model = build(config, split, accelerator, checkpoint)
+    first_step = checkpoint.step if checkpoint else 0
+    last_step = min(trainer.total_steps, config.stop_after_steps or trainer.total_steps)
+    if accelerator.is_main_process:
+        announce(config, split, trainer, first_step, last_step)
+    if first_step >= last_step:
+        return
+
+    metrics = TrainingMetrics(config, rank=accelerator.process_index, local_rank=accelerator.local_process_index)
+    batches = training_batches(
+        split,
+        config.data,
+        config.views,
+        global_batch=config.global_batch,
+        seed=config.seed,
+        rank=accelerator.process_index,
+        world_size=accelerator.num_processes,
+        device=accelerator.device,
+        first_step=first_step,
+        last_step=last_step,
+    )
+    log = RunLog(run_dir / "metrics.jsonl", first_step, last_step) if accelerator.is_main_process else None
+
+    def record(step: StepRecord) -> None:
+        metrics.record(step)
+        if log is not None:
+            log.record(step)
+
+    def save(step: int) -> None:
+        save_run(config, split, trainer, model, step)
+        metrics.checkpoint_saved()
+
+    with log or nullcontext(), Prefetch(batches, config.data.prefetch_batches) as ahead:
+        train(trainer, ahead, last_step=last_step, record=record, save=save)
+
+
+def build(
+    config: PretrainConfig, split: SplitIndex, accelerator: "Accelerator", checkpoint: "Checkpoint | None"
+) -> tuple["Trainer", "SimCLR"]:
+    """Make this rank's trainer, as new or as the checkpoint left it, and the bare model inside it.
+
+    Raises:
+        RunError: the checkpoint was trained on other data.
+    """
+    import torch
+
+    from model.batchnorm import with_global_batchnorm
+    from model.simclr import SimCLR
+    from train.checkpoint import restore_optimizer
+    from train.loop import Trainer
+    from train.optimizer import build_optimizer
+
+    torch.manual_seed(config.seed)
+    model = SimCLR(config.encoder, config.head)
+    if checkpoint:
+        if checkpoint.data_fingerprint != split.manifest.fingerprint:
+            raise RunError(
+                f"data.dir = {config.data.dir}: not the data that {config.run_dir} was trained on; "
+                "give the same data to resume, or another --run_dir"
+            )
+        model.load_state_dict(checkpoint.model)
+    with_global_batchnorm(model, accelerator.device)
+    layout = torch.channels_last if config.uses_channels_last else torch.contiguous_format
+    model.to(memory_format=layout).to(accelerator.device)
+    optimizer = build_optimizer(config.optimizer, model)
+    if checkpoint:
+        restore_optimizer(optimizer, model, checkpoint.optimizer)
+    wrapped_model, wrapped_optimizer = accelerator.prepare(model, optimizer)
+    if checkpoint and accelerator.scaler:
+        accelerator.scaler.load_state_dict(checkpoint.scaler)
+    trainer = Trainer(
+        config=config,
+        accelerator=accelerator,
+        model=wrapped_model.train(),
+        optimizer=wrapped_optimizer,
+        steps_per_epoch=steps_per_epoch(len(split), config.global_batch),
+    )
+    return trainer, model
+
+
+def save_run(config: PretrainConfig, split: SplitIndex, trainer: "Trainer", model: "SimCLR", step: int) -> None:
+    """Write a checkpoint and the encoder, on rank 0; every rank holds the same."""
+    from model.export import EncoderDescription, save_encoder
+    from train.checkpoint import Checkpoint, optimizer_tensors, save_checkpoint
+
+    if not trainer.accelerator.is_main_process:
+        return
+    scaler = trainer.accelerator.scaler
+    checkpoint = Checkpoint(
+        step=step,
+        model=model.state_dict(),
+        optimizer=optimizer_tensors(trainer.optimizer.optimizer, model),
+        scaler=scaler.state_dict() if scaler else {},
+        config=config.numeric(),
+        data_fingerprint=split.manifest.fingerprint,
+    )
+    save_checkpoint(Path(config.run_dir) / "checkpoints", checkpoint, config.checkpoint.keep_last)
+    description = EncoderDescription(
+        encoder=config.encoder,
+        image_size=config.views.size,
+        mean=(0.0, 0.0, 0.0),
+        std=(1.0, 1.0, 1.0),
+        data_name=split.manifest.name,
+        data_fingerprint=split.manifest.fingerprint,
+        config_sha256=config.sha256(),
+        step=step,
+        images_seen=step * config.global_batch,
+    )
+    save_encoder(Path(config.run_dir) / "encoder", model.encoder.state_dict(), description)
+
+
+def announce(config: PretrainConfig, split: SplitIndex, trainer: "Trainer", first_step: int, last_step: int) -> None:
+    """Write the resolved configuration into the run directory and say what is about to happen."""
+    from model.encoder import count_parameters
+
+    run_dir = Path(config.run_dir)
+    run_dir.mkdir(parents=True, exist_ok=True)
+    partial = run_dir / ".config.yaml.partial"
+    partial.write_text(to_yaml(config))
+    partial.replace(run_dir / "config.yaml")
+    accelerator = trainer.accelerator
+    parameters = count_parameters(trainer.model) / 1e6
+    print(
+        f"{config.encoder.name} x{config.encoder.width:g}, {parameters:.2f} M parameters with head; "
+        f"{len(split):,} images of {split.manifest.name}; {accelerator.num_processes} x {accelerator.device.type}, "
+        f"{config.precision}"
+    )
+    if first_step >= last_step:
+        print(f"step {first_step} of {trainer.total_steps} is reached already; nothing to do", flush=True)
+    elif first_step:
+        print(
+            f"resuming after step {first_step} of {trainer.total_steps} in {run_dir}, to step {last_step}", flush=True
+        )
+    else:
+        print(f"starting in {run_dir}, to step {last_step} of {trainer.total_steps}", flush=True)
+
+
+if __name__ == "__main__":
+    main()
