@@ -1,0 +1,1 @@
+"""An encoder file -> numbers and pictures."""
