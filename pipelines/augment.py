@@ -45,8 +45,9 @@ class TwoViews:
                 views[rows] = kornia.color.rgb_to_grayscale(views[rows]).expand(-1, 3, -1, -1)
             if len(draws.blur_rows) and self._kernel > 1:
                 rows = draws.blur_rows
-                sigma = draws.sigma[rows, None].expand(-1, 2)
-                views[rows] = kornia.filters.gaussian_blur2d(views[rows], (self._kernel, self._kernel), sigma)
+                # Not gaussian_blur2d, which reads sigma back to the host to check its sign.
+                kernel = kornia.filters.get_gaussian_kernel1d(self._kernel, draws.sigma[rows, None])
+                views[rows] = kornia.filters.filter2d_separable(views[rows], kernel, kernel, "reflect")
             return views
 
 
