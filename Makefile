@@ -46,5 +46,9 @@ slow: setup
 gpu-check: setup
 	$(BIN)/pytest -m gpu
 
+# The whole step beside its bound; other data with `python -m ops.bench step --config FILE --data.dir DIR`.
+bench: setup data/textures/manifest.json
+	$(BIN)/python -m ops.bench step --config train/configs/cifar10_cpu.yaml --data.dir data/textures
+
 clean:
 	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis

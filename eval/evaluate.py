@@ -23,7 +23,7 @@ from pipelines.errors import DataError
 from pipelines.manifest import SplitIndex, open_split, read_manifest
 from train.arguments import parse
 from train.config import PretrainConfig, load_config
-from train.distributed import fail
+from train.distributed import fail, share_cores
 from train.errors import RunError
 
 if TYPE_CHECKING:
@@ -56,6 +56,7 @@ class Evaluation:
 
 def main() -> None:
     """Refuse what is wrong before torch is imported, then evaluate."""
+    share_cores()
     try:
         config = parse(EvaluateConfig, name_run_dir(sys.argv[1:]), prog="evaluate")
         evaluation = open_evaluation(config)

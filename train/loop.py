@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from model.loss import nt_xent
 from pipelines.augment import TwoViews
+from pipelines.draws import Draws
 from pipelines.loader import Batch, claim
 from train.config import PretrainConfig
 from train.errors import RunError
@@ -68,7 +69,7 @@ class Trainer:
     optimizer: Any
     steps_per_epoch: int
     clock: StageClock = field(init=False)
-    views: TwoViews = field(init=False)
+    views: Callable[[Tensor, Draws], Tensor] = field(init=False)
 
     def __post_init__(self) -> None:
         self.clock = StageClock(self.accelerator.device)

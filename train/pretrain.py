@@ -7,6 +7,7 @@ The same command again resumes. `torchrun` and plain `python` work too. `--help`
 
 import logging
 import sys
+import warnings
 from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,7 +17,7 @@ from pipelines.manifest import SplitIndex, open_split
 from pipelines.order import steps_per_epoch
 from train.arguments import parse, to_yaml
 from train.config import PretrainConfig, load_config
-from train.distributed import environment_rank, environment_world_size, fail
+from train.distributed import environment_rank, environment_world_size, fail, share_cores
 from train.errors import RunError
 
 if TYPE_CHECKING:
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 
 def main() -> None:
     """Refuse what is wrong before torch is imported, then train."""
+    share_cores()
     logging.basicConfig(format="%(levelname)s: %(message)s")
     try:
         config = parse(PretrainConfig, sys.argv[1:], prog="pretrain")
@@ -166,7 +168,10 @@ def build(
     optimizer = build_optimizer(config.optimizer, model)
     if checkpoint:
         restore_optimizer(optimizer, model, checkpoint.optimizer)
-    wrapped_model, wrapped_optimizer = accelerator.prepare(model, optimizer)
+    with warnings.catch_warnings():
+        # Its successor is not among Accelerate's settings, and copies buffers at the start, which are equal already.
+        warnings.filterwarnings("ignore", message="`broadcast_buffers` is deprecated")
+        wrapped_model, wrapped_optimizer = accelerator.prepare(model, optimizer)
     if checkpoint and accelerator.scaler:
         accelerator.scaler.load_state_dict(checkpoint.scaler)
     trainer = Trainer(
