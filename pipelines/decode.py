@@ -78,7 +78,7 @@ class Decoder:
         pipeline = Pipeline(
             batch_size=batch,
             num_threads=self._threads,
-            device_id=self._device.index if on_gpu else None,
+            device_id=torch.cuda.current_device() if on_gpu else None,
             exec_pipelined=False,
             exec_async=False,
         )

@@ -200,5 +200,5 @@ def _decoder(split: SplitIndex, data: DataConfig, batch: int, device: torch.devi
 def _enter_device(device: torch.device) -> None:
     """Give this thread its device and a stream of its own, so that copies do not queue behind the training step."""
     if device.type == "cuda":
-        torch.cuda.set_device(device)
-        torch.cuda.set_stream(torch.cuda.Stream(device))
+        torch.cuda.set_device(device.index or 0)  # a single process's device has no index
+        torch.cuda.set_stream(torch.cuda.Stream())
