@@ -57,10 +57,8 @@ def open_data(config: PretrainConfig, world_size: int) -> SplitIndex:
         raise RunError("data.dir: no data set named; build one with `python -m pipelines.build_shards`")
     if config.global_batch % world_size:
         below = config.global_batch // world_size * world_size
-        raise RunError(
-            f"global_batch = {config.global_batch}: not divisible by the {world_size} ranks; "
-            f"use {below} or {below + world_size}"
-        )
+        near = " or ".join(str(batch) for batch in (below, below + world_size) if batch)
+        raise RunError(f"global_batch = {config.global_batch}: not divisible by the {world_size} ranks; use {near}")
     split = open_split(Path(config.data.dir), "train")
     if len(split) < config.global_batch:
         raise DataError(
