@@ -3,8 +3,8 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-# Without these glibc returns every large buffer to the system after each step and faults it in again; on CPUs that costs
-# a third of the speed of the views (docs/design.md).
+# Without these glibc may return every large buffer to the system after each step and fault it in again (docs/design.md
+# has what that cost where it was measured; it differs between machines).
 export MALLOC_MMAP_THRESHOLD_ := 1073741824
 export MALLOC_TRIM_THRESHOLD_ := 4294967296
 # train/ would otherwise come first on the path of `python train/pretrain.py`.

@@ -42,7 +42,7 @@ class GlobalBatchNorm(_BatchNorm):
         if input.dim() < 2:
             raise ValueError(f"expected (B, C, ...), got {tuple(input.shape)}")
 
-    def forward(self, input: Tensor) -> Tensor:  # noqa: A002
+    def forward(self, input: Tensor) -> Tensor:  # noqa: A002  # the parent's name
         """Normalise (B, C, ...) by the statistics of all ranks' batches, or by the running ones in eval mode."""
         if not self.training:
             normalised: Tensor = self.act(self.drop(super().forward(input)))

@@ -15,7 +15,7 @@ from train.config import PretrainConfig
 from train.loop import StepRecord
 
 # The text format's _created series double the page, and no query of ours reads them.
-prometheus_client.disable_created_metrics()  # type: ignore[no-untyped-call]
+prometheus_client.disable_created_metrics()  # type: ignore[no-untyped-call]  # the library leaves it untyped
 
 IMAGES = Counter("diptych_train_images_total", "Source images consumed by this rank; its two views count once.")
 STEPS = Counter("diptych_train_steps_total", "Updates made by this process.")

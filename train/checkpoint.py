@@ -117,7 +117,7 @@ def restore_optimizer(optimizer: Optimizer, model: nn.Module, tensors: dict[str,
         name, _, key = full_name.rpartition("/")
         parameter = parameters[name]
         if tensor.shape == parameter.shape:
-            tensor = parameter.detach().clone().copy_(tensor)  # noqa: PLW2901
+            tensor = parameter.detach().clone().copy_(tensor)  # noqa: PLW2901  # the same tensor in another layout
         optimizer.state[parameter][key] = tensor
 
 

@@ -49,7 +49,7 @@ class LARS(Optimizer):
         super().__init__(params, defaults)
 
     @torch.no_grad()
-    def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]  # the parent overloads on the closure
         """Update every parameter that has a gradient."""
         loss = None
         if closure is not None:

@@ -70,6 +70,7 @@ class Trainer:
     steps_per_epoch: int
     clock: StageClock = field(init=False)
     views: Callable[[Tensor, Draws], Tensor] = field(init=False)
+    layout: torch.memory_format = field(init=False)
 
     def __post_init__(self) -> None:
         self.clock = StageClock(self.accelerator.device)
