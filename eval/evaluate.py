@@ -92,7 +92,7 @@ def open_evaluation(config: EvaluateConfig) -> Evaluation:
     if not (run_dir / "config.yaml").is_file():
         raise EvaluationError(f"{run_dir}: no config.yaml; give the run directory of train/pretrain.py")
     run = load_config(run_dir / "config.yaml")
-    directory = Path(config.data.dir or run.data.dir)
+    directory = config.data.dir or run.data.dir
     splits = read_manifest(directory).splits
     tested = [name for name in TEST_SPLITS if name in splits]
     if not tested:
@@ -118,7 +118,7 @@ def check_labels(split: SplitIndex) -> None:
     unlabelled = int(((label < 0) | (label >= len(split.manifest.classes))).sum())
     if unlabelled or not len(split):
         raise EvaluationError(
-            f"{split.directory}: {unlabelled} of {len(split)} images of split {split.name} have no label; "
+            f"{split.location}: {unlabelled} of {len(split)} images of split {split.name} have no label; "
             "probes need labelled data: name another data set with --data.dir"
         )
 

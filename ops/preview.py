@@ -81,7 +81,7 @@ def open_data(config: PreviewConfig) -> SplitIndex:
     """
     if not config.data.dir:
         raise RunError("data.dir: no data set named; build one with `python -m pipelines.build_shards`")
-    split = open_split(Path(config.data.dir), "train")
+    split = open_split(config.data.dir, "train")
     if len(split) < config.images:
         raise RunError(f"images = {config.images}: split train has {len(split)}")
     return split

@@ -91,9 +91,9 @@ def training_batches(
                 damaged.add(skip.sample_id)
             if len(damaged) > data.bad_sample_budget * len(split):
                 raise DataError(
-                    f"{split.directory}: {len(damaged)} of {len(split)} samples are damaged, more than "
+                    f"{split.location}: {len(damaged)} of {len(split)} samples are damaged, more than "
                     f"data.bad_sample_budget = {data.bad_sample_budget} allows; run `python -m pipelines.build_shards "
-                    f"verify {split.directory}` and build again"
+                    f"verify {split.location}` and build again"
                 )
             records = split.samples[ids]
             height, width = records["height"].astype(np.int64), records["width"].astype(np.int64)

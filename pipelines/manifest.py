@@ -4,7 +4,8 @@
     DIR/train.index.npy       one INDEX_DTYPE record per sample, in the order in which the samples stand in the shards
     DIR/train-000000.tar      plain WebDataset; DIR/train-000000.idx is DALI's index of the same shard
 
-A sample's id is its row in the index of its split.
+A sample's id is its row in the index of its split. DIR may be a URL. Shards may lie elsewhere: a subset names those of
+its parent, an index of foreign shards may name URLs.
 """
 
 import hashlib
@@ -18,8 +19,9 @@ import numpy as np
 import numpy.typing as npt
 
 from pipelines.errors import DataError
+from pipelines.locations import file_size, is_remote, join, read_file
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 MANIFEST_NAME = "manifest.json"
 UNLABELLED = -1
 
@@ -30,7 +32,7 @@ INDEX_DTYPE = np.dtype(
         ("size", "<u4"),  # of the encoded image in bytes
         ("crc32", "<u4"),  # zlib.crc32 of the encoded image
         ("label", "<i4"),  # position in Manifest.classes, or UNLABELLED
-        ("height", "<u4"),  # of the upright image, after EXIF rotation
+        ("height", "<u4"),  # of the upright original, after EXIF rotation and before any resizing
         ("width", "<u4"),
     ]
 )
@@ -42,8 +44,10 @@ class Shard:
     """One tar file of a split."""
 
     file: str
+    """Relative to the data set directory, or an absolute path or URL."""
     bytes: int
     samples: int
+    """Of this split; the file may hold more where Manifest.whole_shards is false."""
     sha256: str
 
 
@@ -67,6 +71,11 @@ class Manifest:
     splits: dict[str, Split]
     statistics: dict[str, list[float]]
     """`mean` and `std` of the train split's pixels per RGB channel, in [0, 1]."""
+    resize: str = "none"
+    """What was done to images before they were stored: none; canvas:S, resized to S x S; short:S, the short side to S,
+    never enlarged. The index keeps the sizes of the originals."""
+    whole_shards: bool = True
+    """Whether the index lists every sample of every shard; subsets do not, nor foreign shards with bad samples."""
     made: dict[str, Any]
     """Source, seed and options of the build, for the reader; nothing depends on it."""
 
@@ -82,7 +91,8 @@ class SplitIndex:
     """A split that was checked and is ready to be read."""
 
     name: str
-    directory: Path
+    location: str
+    """Of the data set directory: a path or a URL."""
     manifest: Manifest
     shards: tuple[Shard, ...]
     samples: IndexArray
@@ -96,6 +106,10 @@ class SplitIndex:
         """(shards,) counts."""
         return np.array([shard.samples for shard in self.shards], dtype=np.int64)
 
+    def shard_location(self, shard: int) -> str:
+        """Path or URL of a shard."""
+        return join(self.location, self.shards[shard].file)
+
 
 def write_manifest(directory: Path, manifest: Manifest) -> None:
     """Write `manifest.json`; the caller makes the directory's appearance atomic."""
@@ -103,16 +117,19 @@ def write_manifest(directory: Path, manifest: Manifest) -> None:
     (directory / MANIFEST_NAME).write_text(json.dumps(content, indent=1) + "\n")
 
 
-def read_manifest(directory: Path) -> Manifest:
+def read_manifest(directory: str | Path) -> Manifest:
     """Read `manifest.json`.
+
+    Args:
+        directory: a path or a URL.
 
     Raises:
         DataError: it is missing, is not JSON, is of another format or version, or lacks a field.
     """
-    path = directory / MANIFEST_NAME
+    path = join(str(directory), MANIFEST_NAME)
     rebuild = "build the data set again with `python -m pipelines.build_shards`"
     try:
-        content = json.loads(path.read_text())
+        content = json.loads(read_file(path))
     except FileNotFoundError:
         raise DataError(f"{path}: no such file; {directory} is not a data set directory; {rebuild}") from None
     except (OSError, ValueError) as error:
@@ -124,22 +141,19 @@ def read_manifest(directory: Path) -> Manifest:
             f"{path}: format version {content.get('version')}, this program reads {FORMAT_VERSION}; {rebuild}"
         )
     try:
-        return Manifest(
-            name=content["name"],
-            classes=tuple(content["classes"]),
-            splits={
-                name: Split(**{**split, "shards": tuple(Shard(**shard) for shard in split["shards"])})
-                for name, split in content["splits"].items()
-            },
-            statistics=content["statistics"],
-            made=content["made"],
-        )
-    except (KeyError, TypeError, AttributeError) as error:
+        return _manifest(content)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise DataError(f"{path}: malformed manifest ({type(error).__name__}: {error}); {rebuild}") from None
 
 
-def open_split(directory: Path, split_name: str) -> SplitIndex:
+def open_split(directory: str | Path, split_name: str) -> SplitIndex:
     """Check a split against the manifest, as far as is possible without reading the shards, and load its index.
+
+    Sizes of shards that are reached through the network are not asked for: their bytes are checked when they arrive.
+
+    Args:
+        directory: a path or a URL.
+        split_name: such as train.
 
     Raises:
         DataError: the split does not exist, or the index or a shard is missing, has another size or other content
@@ -149,34 +163,76 @@ def open_split(directory: Path, split_name: str) -> SplitIndex:
     if split_name not in manifest.splits:
         raise DataError(f"{directory}: no split '{split_name}'; it has {', '.join(sorted(manifest.splits))}")
     split = manifest.splits[split_name]
-    samples = _load_index(directory / split.index_file, split)
+    samples = load_index(directory, split)
     _check_shards(directory, split, samples)
-    return SplitIndex(name=split_name, directory=directory, manifest=manifest, shards=split.shards, samples=samples)
+    return SplitIndex(name=split_name, location=str(directory), manifest=manifest, shards=split.shards, samples=samples)
 
 
-def _load_index(path: Path, split: Split) -> IndexArray:
+def load_index(directory: str | Path, split: Split) -> IndexArray:
+    """Index of a split, checked against the manifest's hash and counts.
+
+    Raises:
+        DataError: it is missing or is not the one that the manifest describes.
+    """
+    path = join(str(directory), split.index_file)
     advice = "restore the file or build the data set again"
     try:
-        data = path.read_bytes()
+        data = read_file(path)
     except OSError as error:
-        raise DataError(f"{path}: {error.strerror}; {advice}") from None
+        raise DataError(f"{path}: {error.strerror or error}; {advice}") from None
     if hashlib.sha256(data).hexdigest() != split.index_sha256:
         raise DataError(f"{path}: does not match manifest.json (sha256 differs); {advice}")
     samples: IndexArray = np.load(io.BytesIO(data), allow_pickle=False)
     if samples.dtype != INDEX_DTYPE or samples.shape != (split.samples,):
         raise DataError(f"{path}: not an index of {split.samples} samples; {advice}")
+    counts = np.bincount(samples["shard"], minlength=len(split.shards))
+    if counts.tolist() != [shard.samples for shard in split.shards]:
+        raise DataError(f"{path}: samples per shard differ from manifest.json; {advice}")
     return samples
 
 
-def _check_shards(directory: Path, split: Split, samples: IndexArray) -> None:
+def _manifest(content: dict[str, Any]) -> Manifest:
+    """Raises KeyError, TypeError, ValueError or AttributeError on anything malformed."""
+    manifest = Manifest(
+        name=content["name"],
+        classes=tuple(content["classes"]),
+        splits={
+            name: Split(**{**split, "shards": tuple(Shard(**shard) for shard in split["shards"])})
+            for name, split in content["splits"].items()
+        },
+        statistics=content["statistics"],
+        resize=content["resize"],
+        whole_shards=content["whole_shards"],
+        made=content["made"],
+    )
+    for name, split in manifest.splits.items():
+        _require(split, f"splits.{name}", samples=int, index_file=str, index_sha256=str)
+        for number, shard in enumerate(split.shards):
+            _require(shard, f"splits.{name}.shards[{number}]", file=str, bytes=int, samples=int, sha256=str)
+    _require(manifest, "manifest", name=str, resize=str, whole_shards=bool)
+    return manifest
+
+
+def _require(entry: object, where: str, **types: type) -> None:
+    for field, wanted in types.items():
+        value = getattr(entry, field)
+        if type(value) is not wanted:
+            raise TypeError(f"{where}.{field} is {value!r}, expected {wanted.__name__}")
+
+
+def _check_shards(directory: str | Path, split: Split, samples: IndexArray) -> None:
     advice = "restore the shard or build the data set again"
-    counts = np.bincount(samples["shard"], minlength=len(split.shards))
-    if counts.tolist() != [shard.samples for shard in split.shards]:
-        raise DataError(f"{directory / split.index_file}: samples per shard differ from manifest.json; {advice}")
-    for shard in split.shards:
-        path = directory / shard.file
+    ends = samples["offset"].astype(np.int64) + samples["size"]
+    last = np.zeros(len(split.shards), dtype=np.int64)
+    np.maximum.at(last, samples["shard"], ends)
+    for shard, end in zip(split.shards, last.tolist(), strict=True):
+        path = join(str(directory), shard.file)
+        if end > shard.bytes:
+            raise DataError(f"{path}: {shard.bytes} bytes by manifest.json, but a sample ends at {end}; {advice}")
+        if is_remote(path):
+            continue
         try:
-            size = path.stat().st_size
+            size = file_size(path)
         except OSError as error:
             raise DataError(f"{path}: {error.strerror}; {advice}") from None
         if size != shard.bytes:

@@ -69,6 +69,6 @@ class Store:
             return self._descriptors[shard]
         if len(self._descriptors) >= _OPEN_SHARDS:
             os.close(self._descriptors.popitem(last=False)[1])
-        path = self._split.directory / self._split.shards[shard].file
+        path = self._split.shard_location(shard)
         self._descriptors[shard] = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         return self._descriptors[shard]

@@ -59,10 +59,10 @@ def open_data(config: PretrainConfig, world_size: int) -> SplitIndex:
         below = config.global_batch // world_size * world_size
         near = " or ".join(str(batch) for batch in (below, below + world_size) if batch)
         raise RunError(f"global_batch = {config.global_batch}: not divisible by the {world_size} ranks; use {near}")
-    split = open_split(Path(config.data.dir), "train")
+    split = open_split(config.data.dir, "train")
     if len(split) < config.global_batch:
         raise DataError(
-            f"{split.directory}: {len(split)} train samples, less than global_batch = {config.global_batch}; "
+            f"{split.location}: {len(split)} train samples, less than global_batch = {config.global_batch}; "
             "lower global_batch"
         )
     return split

@@ -55,7 +55,7 @@ def main(arguments: Sequence[str]) -> None:
     """Measure, and print medians, spread and the ratio."""
     try:
         config = parse(StepBenchConfig, arguments, prog="bench step")
-        report = summary(measure(config, open_split(Path(config.data.dir), "train")))
+        report = summary(measure(config, open_split(config.data.dir, "train")))
     except (RunError, DataError) as error:
         fail("bench step", error, show=True)
     if config.json:

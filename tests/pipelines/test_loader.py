@@ -39,7 +39,7 @@ def batches(split: SplitIndex, **changes: Any) -> Iterator[Batch]:
 def damage(split: SplitIndex, sample: int, data: bytes | None = None) -> None:
     """Overwrite the middle of an image, or all of it, in its shard."""
     record = split.samples[sample]
-    with (split.directory / split.shards[record["shard"]].file).open("r+b") as shard:
+    with (Path(split.location) / split.shards[record["shard"]].file).open("r+b") as shard:
         shard.seek(int(record["offset"]) + (0 if data else int(record["size"]) // 2))
         shard.write(data or b"damage")
 
@@ -79,7 +79,7 @@ def test_a_damaged_sample_is_replaced_counted_and_logged(
     own_train: SplitIndex, world_size: int, caplog: pytest.LogCaptureFixture
 ) -> None:
     damage(own_train, 13)
-    sound = torch.stack([b.sample_id for b in batches(open_split(own_train.directory, "train"))])
+    sound = torch.stack([b.sample_id for b in batches(open_split(own_train.location, "train"))])
     ranks = [list(batches(own_train, rank=r, world_size=world_size)) for r in range(world_size)]
     ids = torch.stack([torch.cat([rank[step].sample_id for rank in ranks]) for step in range(8)])
     skipped = [skip for rank in ranks for batch in rank for skip in batch.skipped]
@@ -130,7 +130,7 @@ def test_evaluation_refuses_a_damaged_sample(own_train: SplitIndex) -> None:
 def test_a_shard_that_shrinks_while_in_use_is_told_as_truncated(own_train: SplitIndex) -> None:
     store = Store(own_train)
     store.read(0)
-    shard = own_train.directory / own_train.shards[0].file
+    shard = Path(own_train.location) / own_train.shards[0].file
     with shard.open("r+b") as file:
         file.truncate(int(own_train.samples[10]["offset"]) + 5)
     with pytest.raises(DamagedSampleError, match="sample 10: truncated"):
@@ -139,7 +139,7 @@ def test_a_shard_that_shrinks_while_in_use_is_told_as_truncated(own_train: Split
 
 
 def test_a_shard_that_disappears_is_told_as_unreadable(own_train: SplitIndex) -> None:
-    (own_train.directory / own_train.shards[1].file).unlink()
+    (Path(own_train.location) / own_train.shards[1].file).unlink()
     with pytest.raises(DamagedSampleError, match="unreadable"):
         Store(own_train).read(len(own_train) - 1)
 

@@ -42,7 +42,7 @@ def remove_manifest(data: Path) -> str:
 def age_manifest(data: Path) -> str:
     content = json.loads((data / "manifest.json").read_text())
     (data / "manifest.json").write_text(json.dumps(content | {"version": 0}))
-    return "format version 0, this program reads 1"
+    return "format version 0, this program reads 2"
 
 
 def strip_manifest(data: Path) -> str:
