@@ -16,7 +16,8 @@ from eval.errors import EvaluationError
 from model.export import EncoderDescription
 from pipelines.augment import centre_view
 from pipelines.config import DataConfig
-from pipelines.loader import claim, evaluation_batches
+from pipelines.evaluation_loader import evaluation_batches
+from pipelines.loader import claim
 from pipelines.manifest import SplitIndex
 from pipelines.prefetch import Prefetch
 

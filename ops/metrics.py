@@ -11,6 +11,7 @@ import prometheus_client
 from prometheus_client import Counter, Gauge, Histogram, Info, Summary
 
 from ops.exporter import start_exporter
+from pipelines.prefetch import Occupancy
 from train.config import PretrainConfig
 from train.loop import StepRecord
 
@@ -36,6 +37,15 @@ EPOCH = Gauge("diptych_train_epoch", "Passes over the data so far.")
 LAST_STEP = Gauge("diptych_train_last_step_timestamp_seconds", "Unix time at which this rank's last step ended.")
 LAST_CHECKPOINT = Gauge("diptych_checkpoint_last_timestamp_seconds", "Unix time of the last complete checkpoint.")
 SKIPPED = Counter("diptych_data_samples_skipped_total", "Damaged samples that were replaced by others.", ["reason"])
+LOADER_SECONDS = Counter(
+    "diptych_data_stage_seconds_total",
+    "Seconds of the loader's thread: read, decode, gather (from decoded canvases), draw, blocked (the queue was full).",
+    ["stage"],
+)
+LOADER_IMAGES = Counter("diptych_data_images_total", "Images made ready, by where their canvas came from.", ["source"])
+BYTES_READ = Counter("diptych_data_read_bytes_total", "Bytes of encoded images read from shards.")
+BYTES_FETCHED = Counter("diptych_data_fetched_bytes_total", "Bytes that this rank received from remote data sets.")
+QUEUE = Gauge("diptych_data_queue_batches", "Batches that were ready when the last step ended.")
 RUN = Info("diptych_run", "What runs here.")
 
 
@@ -43,6 +53,7 @@ class TrainingMetrics:
     """Feeds this process's metrics, and serves them if a port was asked for."""
 
     def __init__(self, config: PretrainConfig, *, rank: int, local_rank: int) -> None:
+        self._blocked_seconds = 0.0
         RUN.info(
             {
                 "run_dir": config.run_dir,
@@ -58,8 +69,8 @@ class TrainingMetrics:
         if config.metrics.port:
             start_exporter(config.metrics.address, config.metrics.port + local_rank)
 
-    def record(self, step: StepRecord) -> None:
-        """Count one step."""
+    def record(self, step: StepRecord, loader: Occupancy) -> None:
+        """Count one step, and what the loader did for it."""
         IMAGES.inc(step.images)
         STEPS.inc()
         STEP_SECONDS.observe(step.step_seconds)
@@ -67,6 +78,15 @@ class TrainingMetrics:
         LAST_STEP.set_to_current_time()
         for reason in step.skip_reasons:
             SKIPPED.labels(reason).inc()
+        for stage in ("read", "decode", "gather", "draw"):
+            LOADER_SECONDS.labels(stage).inc(getattr(step.work, f"{stage}_seconds"))
+        LOADER_SECONDS.labels("blocked").inc(loader.blocked_seconds - self._blocked_seconds)
+        self._blocked_seconds = loader.blocked_seconds
+        LOADER_IMAGES.labels("decoded").inc(step.work.images_decoded)
+        LOADER_IMAGES.labels("cached").inc(step.work.images_cached)
+        BYTES_READ.inc(step.work.bytes_read)
+        BYTES_FETCHED.inc(step.work.bytes_fetched)
+        QUEUE.set(loader.ready)
         if step.log is not None:
             LOSS.set(step.log.loss)
             LEARNING_RATE.set(step.log.learning_rate)

@@ -93,20 +93,10 @@ def make_rows(config: PreviewConfig, split: SplitIndex) -> list[Row]:
 
     from pipelines.augment import TwoViews
     from pipelines.draws import draw_views
-    from pipelines.loader import training_batches
+    from pipelines.loader import Share, training_batches
 
-    (batch,) = training_batches(
-        split,
-        config.data,
-        config.views,
-        global_batch=config.images,
-        seed=config.seed,
-        rank=0,
-        world_size=1,
-        device=torch.device("cpu"),
-        first_step=0,
-        last_step=1,
-    )
+    share = Share(global_batch=config.images, seed=config.seed, last_step=1)
+    (batch,) = training_batches(split, config.data, config.views, share, torch.device("cpu"))
     ids = batch.sample_id.numpy()
     records = split.samples[ids]
     height, width = records["height"].astype(np.int64), records["width"].astype(np.int64)

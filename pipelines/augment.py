@@ -70,7 +70,8 @@ def crop_resize_flip(canvas: Tensor, box: Tensor, flip: Tensor, size: int) -> Te
     top, left, height, width = (box * side).unbind(1)
     rows = _resampling_weights(top, height, torch.zeros_like(flip), size, side)
     columns = _resampling_weights(left, width, flip, size, side).transpose(1, 2)
-    pixels = canvas.float().mul_(1 / 255).view(images, channels * side, side)
+    pixels = canvas.to(torch.float32, memory_format=torch.contiguous_format)  # canvases come channels last
+    pixels = pixels.mul_(1 / 255).view(images, channels * side, side)
     views = pixels.new_empty(len(box), channels, size, size)
     for part in range(0, len(box), images):
         block = slice(part, part + images)

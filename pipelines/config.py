@@ -1,6 +1,7 @@
 """Settings of the data plane: which data, how it is read, which views are made of it."""
 
 from dataclasses import dataclass
+from typing import Literal
 
 from jsonargparse.typing import ClosedUnitInterval, NonNegativeFloat, PositiveFloat, PositiveInt
 
@@ -10,7 +11,7 @@ class DataConfig:
     """Where the data is and how it is read."""
 
     dir: str = ""
-    """Data set directory made by `python -m pipelines.build_shards`."""
+    """Data set directory made by `python -m pipelines.build_shards`: a path, or a URL such as s3://bucket/directory."""
     canvas: PositiveInt = 32
     """Side in pixels of the square onto which each image is decoded; crops are cut from it. 32 for CIFAR, 256 and more
     for ImageNet."""
@@ -23,6 +24,19 @@ class DataConfig:
     bad_sample_budget: ClosedUnitInterval = 0.001
     """Share of the data set's samples that a rank may find damaged before the run stops. Each is replaced by another
     sample, logged and counted."""
+    cache: Literal["none", "memory", "disk", "auto"] = "auto"
+    """Where decoded canvases are kept, so that later epochs need no decoding. memory: of each rank's device, or of its
+    host. disk: a file in cache_dir that the ranks of a node share and later runs find again. auto: memory if all fit
+    into an eighth of what is free, else none. Order and views are the same with every setting."""
+    cache_dir: str = "~/.cache/diptych"
+    """Local directory of cached canvases and of shards fetched from remote data sets."""
+    remote: Literal["shards", "ranges"] = "shards"
+    """How remote data is read. shards: whole, ahead of their use, kept in cache_dir. ranges: only the samples of each
+    batch, by ranged requests, nothing kept; for data larger than a node's disk."""
+    shard_cache_bytes: PositiveInt = 200_000_000_000
+    """Room for fetched shards in cache_dir; the least recently used give way. Must hold two windows."""
+    fetch_threads: PositiveInt = 4
+    """Shards that a rank fetches at once."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,8 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
-
-EncodedImage = npt.NDArray[np.uint8]
+from torch.utils.dlpack import from_dlpack
 
 
 class UndecodableBatchError(Exception):
@@ -40,25 +39,26 @@ class Decoder:
         self._device, self._resize = device, resize
         self._pipeline = self._build(batch)
 
-    def decode(self, images: Sequence[EncodedImage]) -> Tensor:
+    def decode(self, images: Sequence[memoryview], rows: npt.NDArray[np.uint8] | None = None) -> Tensor:
         """Decode, turn upright by EXIF, convert to RGB, resize anti-aliased to the square.
 
         Args:
-            images: at most `batch` encoded JPEG, PNG or other images, each (bytes,).
+            images: at most `batch` encoded JPEG, PNG or other images.
+            rows: the same images as rows of a matrix, if they lie so.
 
         Returns:
-            (B, 3, S, S) uint8 on the device, ready for any stream.
+            (B, 3, S, S) uint8 on the device, channels last in memory, ready for any stream.
 
         Raises:
             UndecodableBatchError: the batch holds an image that cannot be decoded.
         """
         try:
-            return self._run(self._pipeline, images)
+            return self._run(self._pipeline, images, rows)
         except RuntimeError as error:  # a failed run leaves a DALI pipeline unusable
             self._pipeline = self._build(self._batch)
             raise UndecodableBatchError(str(error)) from error
 
-    def undecodable(self, images: Sequence[EncodedImage]) -> list[int]:
+    def undecodable(self, images: Sequence[memoryview]) -> list[int]:
         """Positions of the images that cannot be decoded, found one by one."""
         bad = []
         single = self._build(1)
@@ -70,8 +70,15 @@ class Decoder:
                 single = self._build(1)
         return bad
 
+    def close(self) -> None:
+        """End DALI's threads; the decoder cannot be used again."""
+        self._pipeline = None
+
     def _build(self, batch: int) -> Any:
-        """A synchronous pipeline: the loader's thread already runs ahead, and what it feeds is what it gets back."""
+        """A pipeline that runs when it is asked to: the loader's thread already runs ahead.
+
+        The dynamic executor gives each result memory of its own, which need not be copied to be kept.
+        """
         from nvidia.dali import Pipeline, fn, types
 
         on_gpu = self._device.type == "cuda"
@@ -79,26 +86,39 @@ class Decoder:
             batch_size=batch,
             num_threads=self._threads,
             device_id=torch.cuda.current_device() if on_gpu else None,
-            exec_pipelined=False,
-            exec_async=False,
+            exec_dynamic=True,
+            prefetch_queue_depth=1,
         )
         with pipeline:
             encoded = fn.external_source(name="encoded", dtype=types.UINT8, ndim=1)
             pixels = fn.decoders.image(encoded, device="mixed" if on_gpu else "cpu", output_type=types.RGB)
             if self._resize:
                 pixels = fn.resize(pixels, size=[self._canvas, self._canvas], antialias=True)
-            pipeline.set_outputs(fn.transpose(pixels, perm=[2, 0, 1]))
+            pipeline.set_outputs(pixels)
         pipeline.build()
         return pipeline
 
-    def _run(self, pipeline: Any, images: Sequence[EncodedImage]) -> Tensor:
-        pipeline.feed_input("encoded", list(images))
+    def _run(self, pipeline: Any, images: Sequence[memoryview], rows: npt.NDArray[np.uint8] | None = None) -> Tensor:
+        pipeline.feed_input("encoded", _as_input(images, rows))
         (decoded,) = pipeline.run()
+        pixels = decoded.as_tensor()
+        if tuple(pixels.shape()) != (len(images), self._canvas, self._canvas, 3):
+            raise RuntimeError(f"decoded to {pixels.shape()}")  # an image that is not of the size the index says
         if self._device.type != "cuda":
-            return torch.from_numpy(np.array(decoded.as_tensor()))  # a copy: DALI reuses its buffer
+            return from_dlpack(pixels).permute(0, 3, 1, 2)
         from nvidia.dali.plugin.pytorch import feed_ndarray
 
-        canvas = torch.empty(len(images), 3, self._canvas, self._canvas, dtype=torch.uint8, device=self._device)
-        # Blocks this thread until the copy is done, so that DALI may reuse its buffer and any stream may read ours.
-        feed_ndarray(decoded.as_tensor(), canvas, cuda_stream=torch.cuda.current_stream(self._device))
-        return canvas
+        # Into memory of torch's, whose allocator knows which streams still read it; DALI's does not. Blocks this thread
+        # until the copy is done, so that DALI may reuse its buffer and any stream may read ours.
+        canvas = torch.empty(len(images), self._canvas, self._canvas, 3, dtype=torch.uint8, device=self._device)
+        feed_ndarray(pixels, canvas, cuda_stream=torch.cuda.current_stream(self._device))
+        return canvas.permute(0, 3, 1, 2)
+
+
+def _as_input(images: Sequence[memoryview], rows: npt.NDArray[np.uint8] | None) -> Any:
+    """What DALI takes for a batch."""
+    if rows is not None:
+        return rows
+    from nvidia.dali.tensors import TensorCPU, TensorListCPU
+
+    return TensorListCPU([TensorCPU(image) for image in images])

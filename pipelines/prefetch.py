@@ -2,7 +2,9 @@
 
 import queue
 import threading
+import time
 from collections.abc import Generator, Iterator
+from dataclasses import dataclass
 from types import TracebackType
 from typing import Generic, TypeVar
 
@@ -10,17 +12,28 @@ T = TypeVar("T")
 _END = object()
 
 
+@dataclass(frozen=True, kw_only=True)
+class Occupancy:
+    """Who waits for whom."""
+
+    ready: int
+    """Items waiting to be consumed."""
+    blocked_seconds: float
+    """In which the thread has so far waited for the consumer to make room."""
+
+
 class Prefetch(Generic[T]):
     """Iterates over `source` in a thread, up to `depth` items ahead.
 
     An exception of the source is raised where its item would have come. Leaving the `with` block, for whatever reason,
-    stops the thread and waits for it.
+    sets `stop`, so that a source that waits for the network can give up, ends the thread and waits for it.
     """
 
-    def __init__(self, source: Iterator[T], depth: int) -> None:
+    def __init__(self, source: Iterator[T], depth: int, stop: threading.Event | None = None) -> None:
         self._source = source
+        self._blocked_seconds = 0.0
         self._queue: queue.Queue[object] = queue.Queue(maxsize=depth)
-        self._stop = threading.Event()
+        self._stop = stop or threading.Event()
         self._thread = threading.Thread(target=self._work, name="prefetch", daemon=True)
         self._thread.start()
 
@@ -32,7 +45,6 @@ class Prefetch(Generic[T]):
     ) -> None:
         self._stop.set()
         while self._thread.is_alive():  # make room, should the thread be waiting to put
-            self.ready()
             try:
                 self._queue.get(timeout=0.05)
             except queue.Empty:
@@ -48,14 +60,16 @@ class Prefetch(Generic[T]):
                 raise item
             yield item  # type: ignore[misc]  # a queue of T, of one exception, or of the end
 
-    def ready(self) -> int:
-        """Items waiting to be consumed."""
-        return self._queue.qsize()
+    def occupancy(self) -> Occupancy:
+        """How the two sides stand to each other."""
+        return Occupancy(ready=self._queue.qsize(), blocked_seconds=self._blocked_seconds)
 
     def _work(self) -> None:
         try:
             for item in self._source:
+                start = time.perf_counter()
                 self._queue.put(item)
+                self._blocked_seconds += time.perf_counter() - start
                 if self._stop.is_set():
                     return
             self._queue.put(_END)

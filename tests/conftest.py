@@ -7,9 +7,11 @@ from pathlib import Path
 import pytest
 import torch
 from rank_pool import RankPool
+from remote_servers import s3_server  # noqa: F401  # a fixture
 from tiny_shards import tiny_shards
 
 ROOT = Path(__file__).resolve().parents[1]
+SHARED_DATA = ROOT.parent / "shared" / "data"
 
 # Children of tests find the project and its fixtures as an installed user would.
 os.environ.setdefault("PYTHONSAFEPATH", "1")
@@ -40,3 +42,12 @@ def four_ranks() -> Iterator[RankPool]:
 def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A small labelled data set of 32x32 images: 4 classes, 64 images in each of train and test."""
     return tiny_shards(tmp_path_factory.mktemp("shards") / "data", images_per_class=16, classes=4, side=32)
+
+
+@pytest.fixture(scope="session")
+def imagenet_mini() -> Path:
+    """ImageNet's official files with a few of its images; DIPTYCH_SHARED_DATA names the directory that holds them."""
+    directory = Path(os.environ.get("DIPTYCH_SHARED_DATA", SHARED_DATA)) / "imagenet-mini"
+    if not directory.is_dir():
+        pytest.skip(f"{directory} is not here")
+    return directory

@@ -15,7 +15,7 @@ from model.loss import nt_xent
 from model.simclr import SimCLR
 from pipelines.augment import TwoViews
 from pipelines.config import DataConfig, ViewsConfig
-from pipelines.loader import training_batches
+from pipelines.loader import Share, training_batches
 from pipelines.manifest import open_split
 from train.lars import LARS
 
@@ -66,17 +66,9 @@ def train_for(directory: Path, steps: int) -> dict[str, Tensor]:
     optimizer = LARS(model.parameters(), lr=0.0, weight_decay=1e-4)
     wrapped = DistributedDataParallel(model, broadcast_buffers=False) if distributed else model
     views = ViewsConfig(size=32, blur_probability=0.0)
+    share = Share(global_batch=16, seed=0, rank=rank, world_size=world_size, last_step=steps)
     batches = training_batches(
-        open_split(directory, "train"),
-        DataConfig(canvas=32),
-        views,
-        global_batch=16,
-        seed=0,
-        rank=rank,
-        world_size=world_size,
-        device=torch.device("cpu"),
-        first_step=0,
-        last_step=steps,
+        open_split(directory, "train"), DataConfig(canvas=32), views, share, torch.device("cpu")
     )
     for batch in batches:
         optimizer.param_groups[0]["lr"] = 1.0 + batch.step

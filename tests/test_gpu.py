@@ -11,7 +11,8 @@ from model.config import EncoderConfig, HeadConfig
 from pipelines.augment import TwoViews
 from pipelines.config import DataConfig, ViewsConfig
 from pipelines.draws import draw_views
-from pipelines.loader import evaluation_batches, training_batches
+from pipelines.evaluation_loader import evaluation_batches
+from pipelines.loader import Share, training_batches
 from pipelines.manifest import open_split
 from pipelines.prefetch import Prefetch
 from train.config import OptimizerConfig, PretrainConfig
@@ -71,18 +72,8 @@ def test_a_step_waits_for_nothing(precision: str, shards: Path) -> None:
     split = open_split(shards, "train")
     AcceleratorState._reset_state(reset_partial_state=True)  # a process is meant to have one precision only
     trainer, _ = build(config, split, make_accelerator(config), None)
-    batches = training_batches(
-        split,
-        config.data,
-        config.views,
-        global_batch=16,
-        seed=0,
-        rank=0,
-        world_size=1,
-        device=CUDA,
-        first_step=0,
-        last_step=4,
-    )
+    share = Share(global_batch=16, seed=0, last_step=4)
+    batches = training_batches(split, config.data, config.views, share, CUDA)
     with Prefetch(batches, depth=4) as ahead:
         ready = list(ahead)  # the loader's own thread may wait; the step may not
     trainer.train_step(ready[0])  # allocates and chooses kernels

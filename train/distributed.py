@@ -44,6 +44,11 @@ def environment_world_size() -> int:
     return 1
 
 
+def ranks_on_node() -> int:
+    """Processes that the launcher started on this machine; 1 without a launcher."""
+    return int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+
+
 def _processes_asked(launcher_command: Path) -> int:
     """What `--num_processes` says in the command line of an accelerate launcher."""
     try:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from model.loss import nt_xent
 from pipelines.augment import TwoViews
+from pipelines.canvases import LoaderWork
 from pipelines.draws import Draws
 from pipelines.loader import Batch, claim
 from train.config import PretrainConfig
@@ -55,6 +56,8 @@ class StepRecord:
     """Of these, without a batch to work on."""
     skip_reasons: tuple[str, ...]
     """One for each damaged sample that was replaced."""
+    work: LoaderWork
+    """What the batch took to make, in the loader's thread."""
     log: LogLine | None
     """At logging steps."""
 
@@ -173,6 +176,7 @@ def train(
                 step_seconds=now - step_start,
                 data_wait_seconds=data_seconds,
                 skip_reasons=tuple(skip.reason for skip in batch.skipped),
+                work=batch.work,
                 log=log,
             )
         )

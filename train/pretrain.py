@@ -7,6 +7,7 @@ The same command again resumes. `torchrun` and plain `python` work too. `--help`
 
 import logging
 import sys
+import threading
 import warnings
 from contextlib import nullcontext
 from pathlib import Path
@@ -44,6 +45,9 @@ def main() -> None:
         pretrain(config, split)
     except (RunError, DataError, ModelError) as error:
         fail("pretrain", error, show=True)
+    except KeyboardInterrupt:
+        print("pretrain: interrupted; the same command continues from the last checkpoint", file=sys.stderr)
+        sys.exit(130)
 
 
 def open_data(config: PretrainConfig, world_size: int) -> SplitIndex:
@@ -89,10 +93,10 @@ def refuse_other_run(config: PretrainConfig) -> None:
 def pretrain(config: PretrainConfig, split: SplitIndex) -> None:
     """Run on this rank, from the newest checkpoint or the start, to the end of the schedule or `stop_after_steps`."""
     from ops.metrics import TrainingMetrics
-    from pipelines.loader import training_batches
+    from pipelines.loader import Share, training_batches
     from pipelines.prefetch import Prefetch
     from train.checkpoint import load_latest
-    from train.distributed import make_accelerator
+    from train.distributed import make_accelerator, ranks_on_node
     from train.log import RunLog
     from train.loop import StepRecord, train
 
@@ -108,22 +112,23 @@ def pretrain(config: PretrainConfig, split: SplitIndex) -> None:
         return
 
     metrics = TrainingMetrics(config, rank=accelerator.process_index, local_rank=accelerator.local_process_index)
-    batches = training_batches(
-        split,
-        config.data,
-        config.views,
+    stop = threading.Event()
+    share = Share(
         global_batch=config.global_batch,
         seed=config.seed,
         rank=accelerator.process_index,
         world_size=accelerator.num_processes,
-        device=accelerator.device,
+        ranks_on_node=ranks_on_node(),
         first_step=first_step,
         last_step=last_step,
+    )
+    batches = training_batches(
+        split, config.data, config.views, share, accelerator.device, damaged_dir=run_dir / "damaged_samples", stop=stop
     )
     log = RunLog(run_dir / "metrics.jsonl", first_step, last_step) if accelerator.is_main_process else None
 
     def record(step: StepRecord) -> None:
-        metrics.record(step)
+        metrics.record(step, ahead.occupancy())
         if log is not None:
             log.record(step)
 
@@ -131,7 +136,7 @@ def pretrain(config: PretrainConfig, split: SplitIndex) -> None:
         save_run(config, split, trainer, model, step)
         metrics.checkpoint_saved()
 
-    with log or nullcontext(), Prefetch(batches, config.data.prefetch_batches) as ahead:
+    with log or nullcontext(), Prefetch(batches, config.data.prefetch_batches, stop) as ahead:
         train(trainer, ahead, last_step=last_step, record=record, save=save)
 
 

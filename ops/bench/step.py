@@ -76,7 +76,7 @@ def measure(config: StepBenchConfig, split: SplitIndex) -> dict[str, list[Block]
     Returns:
         Blocks by kind: `whole step` reads, decodes, augments and learns; `bound` learns from views that lie in memory.
     """
-    from pipelines.loader import training_batches
+    from pipelines.loader import Share, training_batches
     from pipelines.prefetch import Prefetch
     from train.distributed import make_accelerator
     from train.pretrain import build
@@ -86,18 +86,10 @@ def measure(config: StepBenchConfig, split: SplitIndex) -> dict[str, list[Block]
     make_views = trainer.views
 
     def read(first_step: int, steps: int) -> "Iterator[Batch]":
-        return training_batches(
-            split,
-            config.data,
-            config.views,
-            global_batch=config.global_batch,
-            seed=config.seed,
-            rank=0,
-            world_size=1,
-            device=accelerator.device,
-            first_step=first_step,
-            last_step=first_step + steps,
+        share = Share(
+            global_batch=config.global_batch, seed=config.seed, first_step=first_step, last_step=first_step + steps
         )
+        return training_batches(split, config.data, config.views, share, accelerator.device)
 
     with Prefetch(read(0, 1), depth=1) as ahead:
         (first,) = ahead

@@ -9,6 +9,8 @@ from prometheus_client import REGISTRY, generate_latest
 
 from ops.exporter import start_exporter
 from ops.metrics import TrainingMetrics
+from pipelines.canvases import LoaderWork
+from pipelines.prefetch import Occupancy
 from train.config import MetricsConfig, PretrainConfig
 from train.loop import LogLine, StepRecord
 
@@ -21,7 +23,13 @@ def free_port() -> int:
 
 def step(number: int, log: LogLine | None = None) -> StepRecord:
     return StepRecord(
-        step=number, images=8, step_seconds=0.2, data_wait_seconds=0.05, skip_reasons=("checksum",), log=log
+        step=number,
+        images=8,
+        step_seconds=0.2,
+        data_wait_seconds=0.05,
+        skip_reasons=("checksum",),
+        work=LoaderWork(decode_seconds=0.25, images_decoded=6, images_cached=2, bytes_read=600),
+        log=log,
     )
 
 
@@ -34,17 +42,25 @@ def test_steps_are_counted_and_the_page_is_served_on_loopback() -> None:
     metrics = TrainingMetrics(PretrainConfig(metrics=MetricsConfig(port=port)), rank=0, local_rank=0)
     images, waits = value("diptych_train_images_total"), value("diptych_train_data_wait_seconds_total")
     skips = value("diptych_data_samples_skipped_total", reason="checksum")
-    metrics.record(step(1))
+    decoding = value("diptych_data_stage_seconds_total", stage="decode")
+    blocked = value("diptych_data_stage_seconds_total", stage="blocked")
+    cached, read = value("diptych_data_images_total", source="cached"), value("diptych_data_read_bytes_total")
+    metrics.record(step(1), Occupancy(ready=3, blocked_seconds=1.0))
     line = LogLine(
         step=2, epoch=0.5, loss=3.25, learning_rate=0.1, images_per_second=40.0, stage_seconds={"forward": 0.125}
     )
-    metrics.record(step(2, line))
+    metrics.record(step(2, line), Occupancy(ready=2, blocked_seconds=1.5))
     metrics.checkpoint_saved()
     with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics") as answer:
         page = answer.read().decode()
     assert value("diptych_train_images_total") - images == 16
     assert value("diptych_train_data_wait_seconds_total") - waits == pytest.approx(0.1)
     assert value("diptych_data_samples_skipped_total", reason="checksum") - skips == 2
+    assert value("diptych_data_stage_seconds_total", stage="decode") - decoding == 0.5
+    assert value("diptych_data_stage_seconds_total", stage="blocked") - blocked == 1.5
+    assert value("diptych_data_images_total", source="cached") - cached == 4
+    assert value("diptych_data_read_bytes_total") - read == 1200
+    assert value("diptych_data_queue_batches") == 2
     assert "diptych_train_loss_nats 3.25" in page
     assert 'diptych_train_stage_seconds_sum{stage="forward"}' in page
     assert "diptych_checkpoint_last_timestamp_seconds 1." in page

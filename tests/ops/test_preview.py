@@ -12,7 +12,7 @@ from tiny_shards import tiny_image, tiny_shards
 from ops.preview import PreviewConfig, main, make_rows
 from pipelines.augment import TwoViews
 from pipelines.config import DataConfig, ViewsConfig
-from pipelines.loader import training_batches
+from pipelines.loader import Share, training_batches
 from pipelines.manifest import open_split
 from train.arguments import to_yaml
 from train.config import PretrainConfig
@@ -62,18 +62,8 @@ def test_the_views_are_those_of_training(shards: Path) -> None:
     settings = config(shards, images=8, epochs=2, seed=5)
     split = open_split(shards, "train")
     rows = make_rows(settings, split)
-    batches = training_batches(
-        split,
-        settings.data,
-        settings.views,
-        global_batch=64,
-        seed=5,
-        rank=0,
-        world_size=1,
-        device=torch.device("cpu"),
-        first_step=0,
-        last_step=2,
-    )
+    share = Share(global_batch=64, seed=5, last_step=2)
+    batches = training_batches(split, settings.data, settings.views, share, torch.device("cpu"))
     for epoch, batch in enumerate(batches):  # of the whole split, so that every image is met in every epoch
         pixels = (TwoViews(settings.views)(batch.canvas, batch.draws) * 255).round().byte().permute(0, 2, 3, 1).numpy()
         place = {sample: i for i, sample in enumerate(batch.sample_id.tolist())}

@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipelines.order import epoch_order, rank_positions, replacement, steps_per_epoch
+from pipelines.order import SampleOrder, epoch_order, rank_positions, steps_per_epoch
 
 shard_counts = st.lists(st.integers(1, 40), min_size=1, max_size=12)
 
@@ -57,14 +57,41 @@ def test_the_dropped_tail_differs_by_epoch() -> None:
 def test_replacements_lie_outside_the_batch_and_no_two_positions_share_one(
     samples: int, global_batch: int, data: st.DataObject
 ) -> None:
-    order = epoch_order(np.array([samples]), 1, 0, 0)
-    step = data.draw(st.integers(0, steps_per_epoch(samples, global_batch) - 1))
-    batch = set(order[step * global_batch : (step + 1) * global_batch].tolist())
+    order = SampleOrder(np.array([samples]), window_shards=1, global_batch=global_batch, seed=0)
+    batch = order.batch(data.draw(st.integers(0, 2 * steps_per_epoch(samples, global_batch) - 1)))
     candidates: list[int] = []
     for position in range(global_batch):
         attempt = 0
-        while (sample := replacement(order, step, global_batch, position, attempt)) is not None:
+        while (sample := batch.replacement(position, attempt)) is not None:
             candidates.append(sample)
             attempt += 1
     assert len(candidates) == len(set(candidates)) == samples - global_batch
-    assert not batch & set(candidates)
+    assert not set(batch.ids(0, 1).tolist()) & set(candidates)
+
+
+@given(
+    shard_counts,
+    st.integers(1, 15),
+    st.integers(0, 2**64 - 1),
+    st.integers(0, 5),
+    st.integers(1, 4),
+    st.sampled_from([1, 2, 3, 4, 6]),
+    st.data(),
+)
+def test_an_epoch_is_the_same_samples_at_most_once_for_every_world_size_and_every_start(
+    counts: list[int], window: int, seed: int, epoch: int, per_rank: int, world_size: int, data: st.DataObject
+) -> None:
+    sizes, global_batch = np.array([*counts, 24]), per_rank * world_size
+    steps = steps_per_epoch(int(sizes.sum()), global_batch)
+
+    def ids_from(first_step: int, ranks: int) -> list[list[int]]:
+        order = SampleOrder(sizes, window_shards=window, global_batch=global_batch, seed=seed)
+        steps_left = range(first_step, (epoch + 1) * steps)
+        return [[i for r in range(ranks) for i in order.batch(step).ids(r, ranks).tolist()] for step in steps_left]
+
+    alone = ids_from(epoch * steps, 1)
+    seen = [sample for batch in alone for sample in batch]
+    assert len(seen) == len(set(seen)) > sizes.sum() - global_batch
+    assert ids_from(epoch * steps, world_size) == alone
+    start = data.draw(st.integers(0, steps - 1))
+    assert ids_from(epoch * steps + start, world_size) == alone[start:]

@@ -32,7 +32,11 @@ def test_the_source_runs_ahead_by_its_depth_and_no_further() -> None:
             time.sleep(0.01)
         time.sleep(0.05)
         assert len(made) == 5  # one taken, three in the queue, one in hand
-        assert ahead.ready() == 3
+        assert ahead.occupancy().ready == 3
+        assert next(iter(ahead)) == 1
+        while len(made) < 6 and time.monotonic() < deadline:
+            time.sleep(0.01)
+        assert ahead.occupancy().blocked_seconds >= 0.05
 
 
 def test_an_exception_of_the_source_is_raised_after_the_items_before_it() -> None:
