@@ -85,6 +85,7 @@ class CanvasReader:
             data.canvas, batch, data.decode_threads, device, resize=not _stored_as_canvases(split, data.canvas)
         )
         self._device, self._cache = device, cache
+        self._proven = np.full(len(split), split.manifest.pixels_checked)
         self._known = damaged.reasons if damaged is not None else {}
 
     def read(self, ids: IdArray, replace: Replace, work: LoaderWork) -> Tensor:
@@ -133,15 +134,22 @@ class CanvasReader:
         while True:
             with work.timed("read"):
                 self._replace_damaged(batch, ids, places, replace)
-            try:
-                with work.timed("decode"):
-                    return self._decoder.decode(batch.images, batch.rows)
-            except UndecodableBatchError:
-                with work.timed("decode"):
-                    bad = self._decoder.undecodable(batch.images)
-                if not bad:
-                    raise  # not the images' fault
-                batch.reasons |= dict.fromkeys(bad, "undecodable")
+            with work.timed("decode"):
+                unproven = np.flatnonzero(~self._proven[ids[places]]).tolist()
+                try:
+                    bad = self._undecodable(batch, unproven)
+                    if not bad:
+                        self._proven[ids[places]] = True
+                        return self._decoder.decode(batch.images, batch.rows)
+                except UndecodableBatchError:
+                    bad = self._undecodable(batch, list(range(len(places))))
+                    if not bad:
+                        raise  # not the images' fault
+            batch.reasons |= dict.fromkeys(bad, "undecodable")
+
+    def _undecodable(self, batch: EncodedBatch, numbers: list[int]) -> list[int]:
+        """Which of some images of a batch cannot be decoded."""
+        return [numbers[place] for place in self._decoder.undecodable([batch.images[number] for number in numbers])]
 
     def _replace_damaged(self, batch: EncodedBatch, ids: IdArray, places: IdArray, replace: Replace) -> None:
         while batch.reasons:

@@ -76,6 +76,9 @@ class Manifest:
     never enlarged. The index keeps the sizes of the originals."""
     whole_shards: bool = True
     """Whether the index lists every sample of every shard; subsets do not, nor foreign shards with bad samples."""
+    pixels_checked: bool = True
+    """Whether every image was decoded to its last pixel when it entered. If not, each is tried with care before it is
+    decoded with others."""
     made: dict[str, Any]
     """Source, seed and options of the build, for the reader; nothing depends on it."""
 
@@ -203,13 +206,14 @@ def _manifest(content: dict[str, Any]) -> Manifest:
         statistics=content["statistics"],
         resize=content["resize"],
         whole_shards=content["whole_shards"],
+        pixels_checked=content["pixels_checked"],
         made=content["made"],
     )
     for name, split in manifest.splits.items():
         _require(split, f"splits.{name}", samples=int, index_file=str, index_sha256=str)
         for number, shard in enumerate(split.shards):
             _require(shard, f"splits.{name}.shards[{number}]", file=str, bytes=int, samples=int, sha256=str)
-    _require(manifest, "manifest", name=str, resize=str, whole_shards=bool)
+    _require(manifest, "manifest", name=str, resize=str, whole_shards=bool, pixels_checked=bool)
     return manifest
 
 

@@ -54,7 +54,7 @@ def epoch_order(samples_per_shard: IdArray, window_shards: int, seed: int, epoch
 
 
 def _argsort(keys: UInt64Array) -> IdArray:
-    """Where the keys stand in order, equal ones as they stand; the fast sort leaves that open, but hashes rarely tie."""
+    """Places of the keys in order, equal ones as they stand; the fast sort does not promise that, but none tie."""
     order = np.argsort(keys)
     ordered = keys[order]
     return np.argsort(keys, kind="stable") if (ordered[1:] == ordered[:-1]).any() else order
