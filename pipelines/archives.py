@@ -73,6 +73,41 @@ def list_archive(path: Path, spool: Path) -> list[StoredFile]:
     return files
 
 
+def tar_files(path: Path, stored: Path, start: int = 0, end: int | None = None) -> Iterator[StoredFile]:
+    """Every file in a plain tar that is not hidden, in the tar's order.
+
+    Args:
+        path: for messages.
+        stored: file that holds the tar, perhaps among other things.
+        start: of the tar in that file.
+        end: first byte behind it, where it does not end with the file.
+
+    Raises:
+        DataError: a member could escape a directory, is a link or a device, or the tar has no end mark.
+        tarfile.TarError: it is not a tar.
+    """
+    with stored.open("rb") as file:
+        os.posix_fadvise(file.fileno(), start, 0, os.POSIX_FADV_RANDOM)  # headers alone are read, far apart
+        file.seek(start)
+        with tarfile.open(fileobj=file, mode="r:") as archive:
+            while (member := archive.next()) is not None:
+                archive.members.clear()  # type: ignore[attr-defined]  # else a kilobyte per member stays in memory
+                name = _safe_name(path, member.name)
+                if member.isdir():
+                    continue
+                if not member.isreg() or member.issparse():
+                    raise DataError(
+                        f"{path}: member {member.name!r} is not a regular file (a link, device or sparse file)"
+                    )
+                if not _hidden(name):
+                    yield StoredFile(str(name), str(stored), member.offset_data, member.size)
+            # tarfile takes an unreadable header, or the end of the file, for the end of the archive
+            file.seek(archive.offset)
+            mark = file.read(tarfile.BLOCKSIZE)
+            if mark != bytes(tarfile.BLOCKSIZE) or (end is not None and file.tell() > end):
+                raise DataError(f"{path}: the archive is damaged or truncated (no end mark after its last member)")
+
+
 def _walk(root: Path, below: PurePosixPath, ancestors: tuple[tuple[int, int], ...]) -> Iterator[StoredFile]:
     status = (root / below).stat()
     here = (status.st_dev, status.st_ino)
@@ -98,28 +133,11 @@ def _archive_files(path: Path, spool: Path) -> Iterator[StoredFile]:
         if start[:2] == b"\x1f\x8b":
             with gzip.open(file) as source, spool.open("wb") as target:
                 shutil.copyfileobj(source, target, 1 << 20)
-            yield from _tar_files(path, stored=spool)
+            yield from tar_files(path, stored=spool)
         elif start in (b"PK\x03\x04", b"PK\x05\x06"):
             yield from _zip_files(path, file, spool)
         else:
-            yield from _tar_files(path, stored=path)
-
-
-def _tar_files(path: Path, stored: Path) -> Iterator[StoredFile]:
-    with stored.open("rb") as file, tarfile.open(fileobj=file, mode="r:") as archive:
-        while (member := archive.next()) is not None:
-            archive.members.clear()  # type: ignore[attr-defined]  # else a kilobyte per member stays in memory
-            name = _safe_name(path, member.name)
-            if member.isdir():
-                continue
-            if not member.isreg() or member.issparse():
-                raise DataError(f"{path}: member {member.name!r} is not a regular file (a link, device or sparse file)")
-            if not _hidden(name):
-                yield StoredFile(str(name), str(stored), member.offset_data, member.size)
-        # tarfile takes an unreadable header, or the end of the file, for the end of the archive
-        file.seek(archive.offset)
-        if file.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
-            raise DataError(f"{path}: the archive is damaged or truncated (no end mark after its last member)")
+            yield from tar_files(path, stored=path)
 
 
 def _zip_files(path: Path, file: BinaryIO, spool: Path) -> Iterator[StoredFile]:

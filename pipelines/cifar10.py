@@ -15,7 +15,9 @@ from pipelines.archives import StoredFile, list_archive, list_directory, read_at
 from pipelines.array_pickle import PickledArray, load_dictionary
 from pipelines.errors import DataError
 from pipelines.images import encode_png
-from pipelines.sources import Item, Source
+from pipelines.items import Item, Items
+from pipelines.messages import say
+from pipelines.sources import Source
 
 BINARY_URL = "https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz"
 BINARY_MD5 = "c32a1d4ab5d03f1284b67883e8d87530"
@@ -49,19 +51,34 @@ def cifar10_source(path: Path, spool: Path) -> Source:
     by_name = {file.name.rpartition("/")[2]: file for file in files}
     if "data_batch_1.bin" in by_name:
         classes = _binary_classes(path, _required(path, by_name, "batches.meta.txt"))
-        items = [item for batch, split in BATCHES for item in _binary_items(path, by_name, batch, split, classes)]
+        items = Items(item for batch, split in BATCHES for item in _binary_items(path, by_name, batch, split, classes))
     elif "data_batch_1" in by_name:
         classes = _python_classes(path, _required(path, by_name, "batches.meta"))
-        items = list(_python_items(path, by_name, classes, spool))
+        items = Items(_python_items(path, by_name, classes, spool))
     else:
         raise DataError(f"{path}: neither data_batch_1.bin nor data_batch_1 in it; expected CIFAR-10, binary or Python")
-    return Source(name="cifar10", classes=classes, items=items, read=read_planar, faults=[])
+    notes = []
+    if path.is_file() and not is_official(path):
+        notes.append(f"{path} is not one of the official archives (md5 differs); its structure was checked")
+    return Source(name="cifar10", classes=classes, items=items, read=read_planar, faults=[], notes=tuple(notes))
 
 
 def read_planar(item: Item) -> bytes:
     """PNG of an item whose pixels lie as three planes of 32 x 32 bytes."""
     planes = np.frombuffer(read_at(item.path, item.offset, PIXEL_BYTES), dtype=np.uint8)
     return encode_png(np.ascontiguousarray(planes.reshape(3, 32, 32).transpose(1, 2, 0)))
+
+
+def downloaded(directory: Path) -> Path:
+    """Fetch the official archive.
+
+    Raises:
+        DataError: see `download`.
+    """
+    archive = directory / "cifar-10-binary.tar.gz"
+    say(f"downloading {BINARY_URL}")
+    download(BINARY_URL, BINARY_MD5, archive)
+    return archive
 
 
 def download(url: str, md5: str, target: Path) -> None:

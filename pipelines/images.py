@@ -1,4 +1,4 @@
-"""Encoded images: checked by a full decode before they are stored, or encoded from arrays."""
+"""Encoded images: decoded to the last pixel, as DALI decodes them, or encoded from arrays."""
 
 import io
 import math
@@ -9,11 +9,22 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, UnidentifiedImageError
 
+from pipelines.exif_orientation import exif_orientation
+
 MAX_PIXELS = 100_000_000
 """Larger images are refused by their header: a PNG of 388 KB can decode to 2.4 GB."""
 
-EXTENSIONS = {"JPEG": "jpg", "MPO": "jpg", "PNG": "png"}  # MPO: a JPEG with further pictures behind the first
 ORIENTATION_TAG = 0x0112
+UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+"""What turns an image of some EXIF orientation upright; others are upright."""
 TRANSPOSED_ORIENTATIONS = (5, 6, 7, 8)
 
 
@@ -34,16 +45,63 @@ class CheckedImage:
     """(3, 256) pixel counts by channel (RGB) and value."""
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DecodedImage:
+    """An image in memory."""
+
+    pixels: Image.Image
+    """RGB, as stored: not yet turned upright."""
+    format: str
+    """`JPEG` or `PNG`, by content."""
+    orientation: int
+    """EXIF's; 1 where there is none."""
+    is_ambiguous: bool
+    """Whether decoders disagree on its colours."""
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width of the upright image."""
+        width, height = self.pixels.size
+        return (width, height) if self.orientation in TRANSPOSED_ORIENTATIONS else (height, width)
+
+    @property
+    def upright(self) -> Image.Image:
+        """The pixels as they are meant to be seen."""
+        turn = UPRIGHT.get(self.orientation)
+        return self.pixels if turn is None else self.pixels.transpose(turn)
+
+    def checked(self) -> CheckedImage:
+        """What there is to know."""
+        height, width = self.size
+        return CheckedImage(
+            extension="jpg" if self.format == "JPEG" else "png",
+            height=height,
+            width=width,
+            histogram=np.array(self.pixels.histogram(), dtype=np.int64).reshape(3, 256),
+        )
+
+
 def check_image(data: bytes) -> CheckedImage:
-    """Decode an image to its last pixel.
+    """Decode an image to its last pixel and describe it.
 
     Raises:
-        BadImageError: it is neither JPEG nor PNG, too large, damaged, or makes the decoder warn.
+        BadImageError: it is neither JPEG nor PNG, too large, or damaged.
+    """
+    return decode_image(data).checked()
+
+
+def decode_image(data: bytes) -> DecodedImage:
+    """Decode an image to its last pixel.
+
+    Damage in what surrounds the pixels (EXIF, further pictures behind the first) is passed over, as DALI does: Pillow
+    warns of it, and raises where pixels are damaged.
+
+    Raises:
+        BadImageError: it is neither JPEG nor PNG, too large, or damaged.
     """
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("error", UserWarning)
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # our own limit stands for it
+            warnings.simplefilter("ignore")
             return _decode(data)
     except BadImageError:
         raise
@@ -76,30 +134,19 @@ def channel_statistics(histogram: npt.NDArray[np.int64]) -> tuple[list[float], l
     return mean, std
 
 
-def _decode(data: bytes) -> CheckedImage:
+def _decode(data: bytes) -> DecodedImage:
     with Image.open(io.BytesIO(data), formats=("JPEG", "PNG")) as image:
         width, height = image.size
         if width * height > MAX_PIXELS:
             raise BadImageError(f"{width}x{height} pixels; at most {MAX_PIXELS // 1_000_000} million are allowed")
         image.load()
-        if _orientation(image) in TRANSPOSED_ORIENTATIONS:
-            width, height = height, width
-        return CheckedImage(
-            extension=EXTENSIONS[str(image.format)],
-            height=height,
-            width=width,
-            histogram=np.array(_rgb(image).histogram(), dtype=np.int64).reshape(3, 256),
+        return DecodedImage(
+            pixels=_rgb(image),
+            format="PNG" if image.format == "PNG" else "JPEG",  # or MPO, a JPEG with further pictures behind the first
+            orientation=exif_orientation(image.info.get("exif", b"")),
+            # Without Adobe's marker Pillow takes CMYK as it stands, DALI as inverted.
+            is_ambiguous=image.mode == "CMYK" and "adobe" not in image.info,
         )
-
-
-def _orientation(image: Image.Image) -> int | None:
-    # Image.getexif() would also look into XMP, which DALI does not.
-    if "exif" not in image.info:
-        return None
-    exif = Image.Exif()
-    exif.load(image.info["exif"])
-    orientation: int | None = exif.get(ORIENTATION_TAG)
-    return orientation
 
 
 def _rgb(image: Image.Image) -> Image.Image:

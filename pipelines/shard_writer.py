@@ -1,12 +1,9 @@
-"""Which sample goes into which shard, and writing one shard: tar, DALI's index and our records.
-
-Shards are planned before the first is written and depend on nothing but their plan, so that they can be written in any
-order.
-"""
+"""Writing one shard: tar, DALI's index and our records. It depends on nothing but its plan."""
 
 import hashlib
 import json
-from collections.abc import Callable
+import tarfile
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -15,185 +12,182 @@ from zlib import crc32
 import numpy as np
 import numpy.typing as npt
 
-from pipelines.hashing import hash64
-from pipelines.images import BadImageError, CheckedImage, check_image
+from pipelines.images import BadImageError
+from pipelines.items import Item
 from pipelines.manifest import INDEX_DTYPE, UNLABELLED, IndexArray
-from pipelines.sources import Fault, Item, Source, split_word
+from pipelines.sources import Fault
+from pipelines.stored_image import Storage, StoredImage, stored_image
 
-TAR_BLOCK_BYTES = 512
-END_BYTES = 1_024 + 10_240
-"""At most: the end mark, and zeros up to a multiple of 10,240."""
 MAX_IMAGE_BYTES = 1 << 28
 IDX_VERSION = "v1.2"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class ShardPlan:
-    """The samples of one shard."""
+class ShardWork:
+    """What a process needs to write one shard, and no more."""
 
+    stem: str
+    """File name without suffix."""
     split: str
     number: int
     first: int
     """Position of its first sample in the shuffled split."""
-    items: tuple[Item, ...]
-
-    @property
-    def stem(self) -> str:
-        """File name without suffix."""
-        return f"{self.split}-{self.number:06d}"
+    items: Sequence[Item]
+    classes: tuple[str, ...]
+    read: Callable[[Item], bytes]
+    storage: Storage
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class WrittenShard:
-    """What became of a plan; without samples there is no file."""
+    """What became of it; without samples there is no file."""
 
-    plan: ShardPlan
     bytes: int
     sha256: str
+    idx_sha256: str
     records: IndexArray
     """INDEX_DTYPE; `shard` is the plan's number."""
     histogram: npt.NDArray[np.int64]
     """(3, 256) pixel counts by channel and value."""
+    converted: int
+    """Images whose colours had to be settled, see `stored_image`."""
     faults: list[Fault]
 
 
-def plan_shards(source: Source, split: str, seed: int, max_count: int, max_size: int) -> list[ShardPlan]:
-    """Shuffle a split and cut it into shards.
+def write_shard(work: ShardWork, directory: Path, tick: Callable[[], object]) -> WrittenShard:
+    """Write `STEM.tar` and `STEM.idx`, leaving out images that are bad.
 
     Args:
-        source: where the items come from.
-        split: one of its splits.
-        seed: of the order, in [0, 2^64).
-        max_count: samples per shard.
-        max_size: bytes per shard, which only a shard of a single sample exceeds. Reckoned from upper bounds.
-    """
-    items = [item for item in source.items if item.split == split]
-    order = np.argsort(hash64(seed, split_word(split), np.arange(len(items))), kind="stable")
-    plans: list[ShardPlan] = []
-    chosen: list[Item] = []
-    first, size = 0, END_BYTES
-    for item in (items[place] for place in order):
-        item_size = _sample_bytes_bound(item, source.classes)
-        if chosen and (len(chosen) == max_count or size + item_size > max_size):
-            plans.append(ShardPlan(split=split, number=len(plans), first=first, items=tuple(chosen)))
-            first, chosen, size = first + len(chosen), [], END_BYTES
-        chosen.append(item)
-        size += item_size
-    plans.append(ShardPlan(split=split, number=len(plans), first=first, items=tuple(chosen)))
-    return plans
-
-
-def write_shard(plan: ShardPlan, source: Source, directory: Path, tick: Callable[[], object]) -> WrittenShard:
-    """Write `STEM.tar` and `STEM.idx`, leaving out images that fail the check.
-
-    Args:
-        plan: the samples.
-        source: reads them; its items are not looked at.
+        work: the samples.
         directory: where to write.
         tick: called after each sample, for a progress bar.
     """
-    import webdataset
-
-    tar_path, idx_path = directory / f"{plan.stem}.tar", directory / f"{plan.stem}.idx"
+    tar_path, idx_path = directory / f"{work.stem}.tar", directory / f"{work.stem}.idx"
     records: list[tuple[int, ...]] = []
     idx_lines: list[str] = []
     faults: list[Fault] = []
+    converted = 0
     histogram = np.zeros((3, 256), dtype=np.int64)
     with tar_path.open("wb") as file:
-        stream = _HashedStream(file)
-        # Time, owner and mode are fixed so that the same samples make the same bytes.
-        with webdataset.TarWriter(stream, user="root", group="root", mode=0o644, mtime=0, encoder=False) as writer:
-            for position, item in enumerate(plan.items, plan.first):
-                try:
-                    image_bytes = _read(source, item)
-                    image = check_image(image_bytes)
-                except BadImageError as error:
-                    faults.append(Fault(item.name, str(error)))
-                    continue
-                finally:
-                    tick()
-                key = f"{plan.split}-{position:08d}"
-                members = _members(item, image_bytes, image, source.classes)
-                offsets = _member_offsets(members, start=writer.tarstream.offset)
-                writer.write({"__key__": key, **members})
-                idx_lines.append(
-                    " ".join(f"{name} {offsets[name]} {len(members[name])} {key}.{name}" for name in sorted(members))
-                )
-                records.append(_record(plan, item, image_bytes, image, offset=offsets[image.extension]))
-                histogram += image.histogram
+        shard = _TarWriter(file)
+        for position, item in enumerate(work.items, work.first):
+            try:
+                image = stored_image(_read(work, item), work.storage)
+            except BadImageError as error:
+                faults.append(Fault(item.name, str(error), item.split))
+                continue
+            finally:
+                tick()
+            key = f"{work.split}-{position:08d}"
+            members = _members(work, item, image)
+            offsets = shard.add(key, members)
+            idx_lines.append(
+                " ".join(f"{name} {offset} {len(members[name])} {key}.{name}" for name, offset in offsets.items())
+            )
+            records.append(_record(work, item, image, offset=offsets[image.extension]))
+            histogram += image.histogram
+            converted += image.is_converted
+        shard.end()
+    idx = "\n".join([f"{IDX_VERSION} {len(records)}", *idx_lines, ""]).encode()
     if records:
-        idx_path.write_text("\n".join([f"{IDX_VERSION} {len(records)}", *idx_lines, ""]))
+        idx_path.write_bytes(idx)
     else:
         tar_path.unlink()
     return WrittenShard(
-        plan=plan,
-        bytes=stream.bytes,
-        sha256=stream.sha256.hexdigest(),
+        bytes=shard.bytes,
+        sha256=shard.sha256.hexdigest(),
+        idx_sha256=hashlib.sha256(idx).hexdigest(),
         records=np.array(records, dtype=INDEX_DTYPE),
         histogram=histogram,
+        converted=converted,
         faults=faults,
     )
 
 
-def _read(source: Source, item: Item) -> bytes:
+def _read(work: ShardWork, item: Item) -> bytes:
     if item.size > MAX_IMAGE_BYTES:
         raise BadImageError(f"{item.size} bytes; at most {MAX_IMAGE_BYTES} are allowed")
     try:
-        return source.read(item)
+        data = work.read(item)
     except OSError as error:  # without the path, which differs between machines
         raise BadImageError(f"cannot be read: {error.strerror}") from None
+    if item.crc32 not in (-1, crc32(data)):
+        raise BadImageError("its checksum is not the one in the index")
+    return data
 
 
-def _members(item: Item, image_bytes: bytes, image: CheckedImage, classes: tuple[str, ...]) -> dict[str, bytes]:
-    description: dict[str, object] = {"name": item.name, "height": image.height, "width": image.width}
-    members = {image.extension: image_bytes}
+def _members(work: ShardWork, item: Item, image: StoredImage) -> dict[str, bytes]:
+    height, width = _original_size(item, image)
+    description: dict[str, object] = {"name": item.name, "height": height, "width": width}
+    members = {image.extension: image.data}
     if item.label != UNLABELLED:
-        description["class"] = classes[item.label]
+        description["class"] = work.classes[item.label]
         members["cls"] = str(item.label).encode()
     return {**members, "json": json.dumps(description).encode()}
 
 
-def _member_offsets(members: dict[str, bytes], start: int) -> dict[str, int]:
-    """Where the content of each member will lie; TarWriter sorts members by name."""
-    offsets = {}
-    for name in sorted(members):
-        offsets[name] = start + TAR_BLOCK_BYTES
-        start += _member_bytes(len(members[name]))
-    return offsets
-
-
-def _member_bytes(size: int) -> int:
-    return TAR_BLOCK_BYTES + -(-size // TAR_BLOCK_BYTES) * TAR_BLOCK_BYTES
-
-
-def _sample_bytes_bound(item: Item, classes: tuple[str, ...]) -> int:
-    class_name = "" if item.label == UNLABELLED else classes[item.label]
-    json_bytes = len(json.dumps([item.name, class_name])) + 64  # 64 hold the field names and any height and width
-    return _member_bytes(item.size) + _member_bytes(json_bytes) + _member_bytes(1)
-
-
-def _record(plan: ShardPlan, item: Item, image_bytes: bytes, image: CheckedImage, offset: int) -> tuple[int, ...]:
+def _record(work: ShardWork, item: Item, image: StoredImage, offset: int) -> tuple[int, ...]:
+    height, width = _original_size(item, image)
     fields = {
-        "shard": plan.number,
+        "shard": work.number,
         "offset": offset,
-        "size": len(image_bytes),
-        "crc32": crc32(image_bytes),
+        "size": len(image.data),
+        "crc32": crc32(image.data),
         "label": item.label,
-        "height": image.height,
-        "width": image.width,
+        "height": height,
+        "width": width,
     }
     return tuple(fields[name] for name in INDEX_DTYPE.names or ())
 
 
-class _HashedStream:
-    """A file that is written once, from front to back, and hashed on the way."""
+def _original_size(item: Item, image: StoredImage) -> tuple[int, int]:
+    return (item.height or image.height, item.width or image.width)
+
+
+# Mode 0644, modified in 1970, by root: equal samples make equal bytes.
+_OWNED = tarfile.TarInfo()
+_OWNED.uname = _OWNED.gname = "root"
+_HEADER = _OWNED.tobuf(tarfile.USTAR_FORMAT)
+_NAME, _SIZE, _CHECKSUM = slice(0, 100), slice(124, 136), slice(148, 155)
+_HEADER_SUM = sum(_HEADER) - sum(_HEADER[_SIZE]) - sum(_HEADER[148:156]) + 8 * ord(" ")
+
+
+class _TarWriter:
+    """A tar that is hashed while it is written."""
 
     def __init__(self, file: BinaryIO) -> None:
-        self.file = file
+        self._file = file
         self.bytes = 0
         self.sha256 = hashlib.sha256()
 
-    def write(self, data: bytes) -> int:
+    def add(self, key: str, members: dict[str, bytes]) -> dict[str, int]:
+        """Write a sample's members, sorted by extension, and return the offset of each one's content."""
+        blocks, offsets, end = list[bytes](), dict[str, int](), self.bytes
+        for extension in sorted(members):
+            data = members[extension]
+            padding = bytes(-len(data) % tarfile.BLOCKSIZE)
+            blocks += (_header(f"{key}.{extension}", len(data)), data, padding)
+            offsets[extension] = end + tarfile.BLOCKSIZE
+            end += tarfile.BLOCKSIZE + len(data) + len(padding)
+        self._write(b"".join(blocks))
+        return offsets
+
+    def end(self) -> None:
+        """Write the end mark, and zeros up to a whole record as every tar has."""
+        self._write(bytes(2 * tarfile.BLOCKSIZE))
+        self._write(bytes(-self.bytes % tarfile.RECORDSIZE))
+
+    def _write(self, data: bytes) -> None:
         self.sha256.update(data)
         self.bytes += len(data)
-        return self.file.write(data)
+        self._file.write(data)
+
+
+def _header(name: str, size: int) -> bytes:
+    """A tar header of a short name: what TarInfo.tobuf makes of it, at a tenth of the cost."""
+    header = bytearray(_HEADER)
+    header[_NAME] = name.encode("ascii").ljust(100, b"\0")
+    header[_SIZE] = b"%011o\0" % size
+    checksum = _HEADER_SUM + sum(header[_NAME]) + sum(header[_SIZE])
+    header[_CHECKSUM] = b"%06o\0" % checksum
+    return bytes(header)

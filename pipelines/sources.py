@@ -1,33 +1,16 @@
 """What a data set is built from: light items that can be read alone, in any order, by any process."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from zlib import crc32
 
 from pipelines.archives import StoredFile, list_archive, list_directory, read_at
 from pipelines.errors import DataError
+from pipelines.items import SPLITS, Item, Items
 from pipelines.manifest import UNLABELLED
 
-SPLITS = ("train", "val", "test")
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")
-
-
-@dataclass(frozen=True, slots=True)
-class Item:
-    """One image to come."""
-
-    split: str
-    label: int
-    """Position in Source.classes, or UNLABELLED."""
-    name: str
-    """Where it lies in the source, with slashes."""
-    path: str
-    """File that holds its bytes; empty for generated images."""
-    offset: int
-    """Of its bytes in that file; the number within its split for generated images."""
-    size: int
-    """Of the encoded image in bytes; an upper bound where it is yet to be encoded."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +18,10 @@ class Fault:
     """An image that is left out, and why."""
 
     name: str
+    """In the source."""
     reason: str
+    split: str | None = None
+    """None where it was refused before it was given to a split."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,18 +31,16 @@ class Source:
     name: str
     classes: tuple[str, ...]
     """Names by label; empty for unlabelled data."""
-    items: list[Item]
-    """By name, so that their order does not depend on how a file system or an archive lists them."""
+    items: Items
+    """In an order that does not depend on how a file system or an archive lists them."""
     read: Callable[[Item], bytes]
     """Encoded bytes of an item. Can be pickled; raises OSError."""
     faults: list[Fault]
     """Files that were refused by their names alone."""
-
-    @property
-    def splits(self) -> tuple[str, ...]:
-        """Names of the splits that have items, train first."""
-        present = {item.split for item in self.items}
-        return tuple(split for split in SPLITS if split in present)
+    resize: str = "none"
+    """What was done to the images already: Manifest.resize of a data set that is written anew."""
+    notes: tuple[str, ...] = ()
+    """What the user should know, a line each."""
 
 
 def read_stored(item: Item) -> bytes:
@@ -67,6 +51,16 @@ def read_stored(item: Item) -> bytes:
 def split_word(split: str) -> int:
     """The split's name as an integer, to hash with."""
     return crc32(split.encode())
+
+
+def is_image(file: StoredFile) -> bool:
+    """Whether it bears the name of one."""
+    return _suffix(file) in IMAGE_SUFFIXES
+
+
+def not_an_image(file: StoredFile) -> Fault:
+    """The fault of a file for which `is_image` is false."""
+    return Fault(file.name, f"suffix '{_suffix(file)}' is none of {', '.join(IMAGE_SUFFIXES)}")
 
 
 def folder_source(path: Path, spool: Path) -> Source:
@@ -85,51 +79,65 @@ def folder_source(path: Path, spool: Path) -> Source:
         files = list_archive(path, spool)
     else:
         raise DataError(f"{path}: no such file or directory")
-    images = _without_common_root([file for file in files if _suffix(file) in IMAGE_SUFFIXES])
+    faults = [not_an_image(file) for file in files if not is_image(file)]
+    images = [file for file in files if is_image(file)]
     if not images:
         raise DataError(f"{path}: no images; expected {', '.join(IMAGE_SUFFIXES)} files")
-    placed = _place(path, images)
-    classes = _agreed_classes(path, placed)
+    root = _common_root(images)
+    has_splits = _has_splits(path, {_first_directory(file.name[root:]) for file in images})
+    classes = _agreed_classes(path, {_place(file.name[root:], has_splits=has_splits) for file in images})
     labels = {name: label for label, name in enumerate(classes)}
     return Source(
         name=path.resolve().name.split(".")[0],
         classes=classes,
-        items=[
-            Item(split, labels.get(directory, UNLABELLED), file.name, file.path, file.offset, file.size)
-            for file, (split, directory) in zip(images, placed, strict=True)
-        ],
+        items=Items(_items(images, root, labels, has_splits=has_splits)),
         read=read_stored,
-        faults=[
-            Fault(file.name, f"suffix '{_suffix(file)}' is none of {', '.join(IMAGE_SUFFIXES)}")
-            for file in files
-            if _suffix(file) not in IMAGE_SUFFIXES
-        ],
+        faults=faults,
     )
+
+
+def _items(images: list[StoredFile], root: int, labels: dict[str, int], *, has_splits: bool) -> Iterator[Item]:
+    for file in images:
+        name = file.name[root:]
+        split, directory = _place(name, has_splits=has_splits)
+        yield Item(split, labels.get(directory, UNLABELLED), name, file.path, file.offset, file.size)
 
 
 def _suffix(file: StoredFile) -> str:
     return PurePosixPath(file.name).suffix.lower()
 
 
-def _without_common_root(files: list[StoredFile]) -> list[StoredFile]:
+def _common_root(files: list[StoredFile]) -> int:
+    """Length of the directory, with its slash, in which all files lie; 0 if it is none or a split's."""
     roots = {_first_directory(file.name) for file in files}
     if len(roots) != 1 or roots <= {"", *SPLITS}:
-        return files
-    return [StoredFile(file.name.partition("/")[2], file.path, file.offset, file.size) for file in files]
+        return 0
+    return len(roots.pop()) + 1
 
 
-def _place(path: Path, images: list[StoredFile]) -> list[tuple[str, str]]:
-    """Split and class directory ('' without) of each image."""
-    tops = {file.name.partition("/")[0] for file in images}
+def _has_splits(path: Path, tops: set[str]) -> bool:
+    """Whether the directories on top are splits.
+
+    Args:
+        path: for messages.
+        tops: their names; '' stands for files beside them.
+    """
     if not tops & set(SPLITS):
-        return [("train", _first_directory(file.name)) for file in images]
+        return False
     if "train" not in tops:
-        raise DataError(f"{path}: has {', '.join(sorted(tops))}, but no train directory")
+        raise DataError(f"{path}: has {', '.join(sorted(tops - {''}))}, but no train directory")
     if outside := sorted(tops - set(SPLITS)):
-        raise DataError(
-            f"{path}: has '{outside[0]}' beside the split directories; expected only {', '.join(SPLITS)} there"
-        )
-    return [(split, _first_directory(rest)) for split, _, rest in (file.name.partition("/") for file in images)]
+        what = f"'{outside[0]}'" if outside[0] else "images"
+        raise DataError(f"{path}: has {what} beside the split directories; expected only {', '.join(SPLITS)} there")
+    return True
+
+
+def _place(name: str, *, has_splits: bool) -> tuple[str, str]:
+    """Split and class directory ('' without) of an image."""
+    if not has_splits:
+        return "train", _first_directory(name)
+    split, _, rest = name.partition("/")
+    return split, _first_directory(rest)
 
 
 def _first_directory(name: str) -> str:
@@ -137,7 +145,7 @@ def _first_directory(name: str) -> str:
     return directory if slash else ""
 
 
-def _agreed_classes(path: Path, placed: list[tuple[str, str]]) -> tuple[str, ...]:
+def _agreed_classes(path: Path, placed: set[tuple[str, str]]) -> tuple[str, ...]:
     """Names of the classes, which all splits must share.
 
     Raises:

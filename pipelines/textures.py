@@ -12,7 +12,8 @@ import numpy.typing as npt
 
 from pipelines.hashing import hash64, uniform
 from pipelines.images import encode_png
-from pipelines.sources import Item, Source, split_word
+from pipelines.items import Item, Items
+from pipelines.sources import Source, split_word
 
 SIDE = 32
 PNG_BYTES = SIDE * SIDE * 3 + 512
@@ -49,11 +50,11 @@ def textures_source(seed: int, train_count: int = TRAIN_COUNT, test_count: int =
     return Source(
         name="textures",
         classes=FAMILIES,
-        items=[
+        items=Items(
             Item(split, index % len(FAMILIES), f"{split}/{index:06d}", "", index, PNG_BYTES)
             for split, count in counts.items()
             for index in range(count)
-        ],
+        ),
         read=partial(read_texture, seed),
         faults=[],
     )

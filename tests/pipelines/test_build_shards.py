@@ -2,8 +2,6 @@
 
 import json
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -12,14 +10,16 @@ import pytest
 from PIL import Image
 from raw_images import Tree, encoded, labelled_tree, write_archive, write_tree
 
-from pipelines.build_shards import BuildOptions, build, main
+from pipelines.build_options import BuildOptions
+from pipelines.build_shards import main
+from pipelines.builder import build
 from pipelines.manifest import MANIFEST_NAME, open_split, read_manifest
 
 SHARED_DATA = Path(__file__).resolve().parents[3] / "shared" / "data"
 
 
 def built(output: Path, source: Path, **options: int | str) -> Path:
-    build(BuildOptions(kind="folder", source=source, output=output, **options))  # type: ignore[arg-type]
+    build(BuildOptions(kind="folder", source=source, output=output, workers=1, **options))  # type: ignore[arg-type]
     return output
 
 
@@ -72,7 +72,7 @@ def test_textures_are_built_and_verified(tmp_path: Path, capsys: pytest.CaptureF
     assert [row[:4] for row in summary[1:]] == [["train", "30", "10", "1"], ["test", "10", "10", "1"]]
     manifest = read_manifest(tmp_path / "a")
     assert manifest.name == "small"
-    assert manifest.made["source"] == "textures"
+    assert (manifest.made["source"], manifest.made["train_count"]) == ("textures", 30)
     assert main(["verify", str(tmp_path / "a")]) == 0
 
 
@@ -90,13 +90,32 @@ def test_bad_images_stop_the_build_and_are_listed_beside_the_output(
     before = {path.name for path in tmp_path.iterdir()}
     log = tmp_path / "out.errors.jsonl"
     message = refused(capsys, "folder", "--source", tree, "--output", tmp_path / "out")
-    assert message == f"3 bad images, listed with reasons in {log}; mend them or use --on-error skip"
+    assert message == (
+        f"3 bad images, listed with reasons in {log}; mend them or use --on-error skip, and run the same command "
+        "again: it keeps what is finished"
+    )
     faults = [json.loads(line) for line in log.read_text().splitlines()]
     assert [fault["name"] for fault in faults] == ["test/dog/notes.txt", "train/cat/cut.jpg", "train/dog/fake.jpg"]
+    assert [fault["split"] for fault in faults] == [None, "train", "train"]
     assert faults[0]["reason"] == "suffix '.txt' is none of .jpg, .jpeg, .png"
     assert "truncated" in faults[1]["reason"]
     assert faults[2]["reason"] == "neither JPEG nor PNG"
-    assert {path.name for path in tmp_path.iterdir()} == before | {log.name}
+    assert {path.name for path in tmp_path.iterdir()} == before | {log.name, ".out.partial"}
+
+
+def test_a_build_goes_on_once_its_bad_images_are_mended_or_may_be_skipped(
+    tmp_path: Path, tree: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_tree(tree, BAD)
+    command = ["folder", "--source", tree, "--output", tmp_path / "out", "--max-count", 2, "--workers", 1]
+    refused(capsys, *command)
+    write_tree(tree, {"train/cat/cut.jpg": encoded(90, height=40, width=40)})
+    (tree / "test/dog/notes.txt").unlink()
+    assert "1 bad images" in refused(capsys, *command)
+    assert main([str(word) for word in [*command, "--on-error", "skip"]]) == 0
+    assert "going on with an earlier build; of 8 shards 8 are finished" in capsys.readouterr().err
+    assert files(tmp_path / "out") == files(built(tmp_path / "other", tree, max_count=2, on_error="skip"))
+    assert not any(path.name.startswith(".out") for path in tmp_path.iterdir())
 
 
 def test_bad_images_are_left_out_on_demand_and_listed_in_the_data_set(
@@ -130,7 +149,7 @@ def test_a_split_without_a_good_image_is_refused(
         path.write_bytes(b"bad")
     message = refused(capsys, "folder", "--source", tree, "--output", tmp_path / "out", "--on-error", "skip")
     assert message.startswith("split test has not a single good image; the first: test/")
-    assert {path.name for path in tmp_path.iterdir()} == {"photos"}
+    assert {path.name for path in tmp_path.iterdir()} == {"photos", ".out.partial"}
 
 
 @pytest.mark.parametrize(
@@ -174,17 +193,8 @@ def test_an_output_in_use_is_refused_and_an_empty_one_is_taken(
     assert "exists and is not" in refused(capsys, "textures", "--output", output / MANIFEST_NAME)
 
 
-def test_the_remains_of_a_killed_build_are_refused_by_name(
-    tmp_path: Path, tree: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    remains = tmp_path / f".out.partial-{os.getpid()}"
-    remains.mkdir()
-    message = refused(capsys, "folder", "--source", tree, "--output", tmp_path / "out")
-    assert message == f"{remains}: left by a build that was killed, or in use by another; remove it"
-
-
 @pytest.mark.parametrize("error", [KeyboardInterrupt(), OSError(28, "No space left on device")])
-def test_an_interrupted_build_leaves_nothing_behind(
+def test_an_interrupted_build_shows_nothing_and_goes_on_when_it_is_run_again(
     tmp_path: Path,
     tree: Path,
     capsys: pytest.CaptureFixture[str],
@@ -192,17 +202,21 @@ def test_an_interrupted_build_leaves_nothing_behind(
     error: BaseException,
 ) -> None:
     def stop(*_: object) -> None:
-        assert any(path.name.startswith(".out.partial-") for path in tmp_path.iterdir())
         raise error
 
-    monkeypatch.setattr("pipelines.build_shards.publish", stop)
-    status = main(["folder", "--source", str(tree), "--output", str(tmp_path / "out")])
+    command = ["folder", "--source", str(tree), "--output", str(tmp_path / "out"), "--workers", "1"]
+    with monkeypatch.context() as patch:
+        patch.setattr("pipelines.assembly.publish", stop)
+        status = main(command)
     last_line = capsys.readouterr().err.splitlines()[-1]
     if isinstance(error, KeyboardInterrupt):
-        assert (status, last_line) == (130, "build_shards: interrupted; nothing was written")
+        assert (status, last_line) == (130, "build_shards: interrupted; a build that is run again goes on from here")
     else:
         assert (status, last_line) == (2, "build_shards: error: [Errno 28] No space left on device")
-    assert {path.name for path in tmp_path.iterdir()} == {"photos"}
+    assert {path.name for path in tmp_path.iterdir()} == {"photos", ".out.partial"}
+    assert main(command) == 0
+    assert {path.name for path in tmp_path.iterdir()} == {"photos", "out"}
+    assert files(tmp_path / "out") == files(built(tmp_path / "other", tree))
 
 
 @pytest.mark.parametrize(
@@ -216,6 +230,15 @@ def test_an_interrupted_build_leaves_nothing_behind(
         (["textures", "--output", "x", "--max-size", "1GB"], "argument --max-size: '1GB' is not an integer in 1"),
         (["textures", "--output", "x", "--on-error", "cry"], "argument --on-error: invalid choice: 'cry'"),
         (["textures", "--output", "x", "--colour"], "unrecognized arguments: --colour"),
+        (
+            ["textures", "--output", "x", "--resize", "256"],
+            "argument --resize: '256' is none of none, short:S and canv",
+        ),
+        (["textures", "--output", "x", "--resize", "short:0"], "argument --resize: 'short:0' is none of"),
+        (["textures", "--output", "x", "--quality", "0"], "argument --quality: '0' is not an integer in 1 ... 100"),
+        (["textures", "--output", "x", "--workers", "0"], "argument --workers: '0' is not an integer in 1"),
+        (["textures", "--output", "x", "--part", "2/2"], "argument --part: '2/2' is not I/N with I in 0 ... N-1"),
+        (["textures", "--output", "x", "--part", "half"], "argument --part: 'half' is not I/N"),
     ],
 )
 def test_a_bad_command_line_is_one_line(capsys: pytest.CaptureFixture[str], arguments: list[str], message: str) -> None:
@@ -226,18 +249,6 @@ def test_a_bad_command_line_is_one_line(capsys: pytest.CaptureFixture[str], argu
     assert err.startswith("build_shards: error: ")
     assert message in err
     assert err.count("\n") == 1
-
-
-def test_a_terminated_build_removes_what_it_began(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "pipelines.build_shards", "textures", "--output", str(tmp_path / "out")]
-    root = Path(__file__).resolve().parents[2]
-    with subprocess.Popen(command, cwd=root, stderr=subprocess.PIPE, env={**os.environ, "PYTHONPATH": "."}) as process:
-        assert process.stderr is not None
-        process.stderr.readline()  # of what there is to build: the work directory exists
-        assert [path.name for path in tmp_path.iterdir()] == [f".out.partial-{process.pid}"]
-        process.terminate()
-    assert process.returncode == 143
-    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.slow

@@ -1,7 +1,6 @@
 """The check that every image passes before it is stored."""
 
 import io
-import warnings
 import zlib
 
 import numpy as np
@@ -79,13 +78,22 @@ def test_a_huge_image_is_refused_by_its_header(side: int) -> None:
         check_image(data + idat)
 
 
-def test_a_warning_of_the_decoder_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    def warn(*_: object) -> None:
-        warnings.warn("odd data", UserWarning, stacklevel=1)
+def with_exif(exif: bytes, height: int = 20, width: int = 30) -> bytes:
+    pixels = np.add.outer(np.arange(height), np.arange(width)).astype(np.uint8)
+    return saved(Image.fromarray(pixels).convert("RGB"), "JPEG", exif=exif)
 
-    monkeypatch.setattr("pipelines.images._orientation", warn)
-    with pytest.raises(BadImageError, match="UserWarning: odd data"):
-        check_image(encoded(3))
+
+def damaged_exif() -> dict[str, bytes]:
+    exif = Image.Exif()
+    exif[0x0112], exif[0x010F] = 6, "a camera"
+    good = exif.tobytes()
+    return {"cut": good[:-8], "cut early": good[:16], "garbage": b"Exif\0\0garbage!!", "empty": b"Exif\0\0"}
+
+
+@pytest.mark.parametrize("damage", damaged_exif())
+def test_damaged_exif_is_passed_over(damage: str) -> None:
+    image = check_image(with_exif(damaged_exif()[damage]))
+    assert (image.height, image.width) == (20, 30)
 
 
 def test_statistics_are_those_of_all_pixels() -> None:

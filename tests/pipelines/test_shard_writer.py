@@ -14,14 +14,16 @@ import webdataset
 from PIL import Image
 from raw_images import encoded, labelled_tree, write_tree
 
-from pipelines.build_shards import BuildOptions, build, main
+from pipelines.build_options import BuildOptions
+from pipelines.build_shards import main
+from pipelines.builder import build
 from pipelines.manifest import UNLABELLED, open_split, read_manifest
-from pipelines.shard_writer import plan_shards
+from pipelines.shard_plan import PlanOptions, plan_shards
 from pipelines.sources import folder_source
 
 
 def built(output: Path, source: Path, **options: int | str) -> Path:
-    build(BuildOptions(kind="folder", source=source, output=output, **options))  # type: ignore[arg-type]
+    build(BuildOptions(kind="folder", source=source, output=output, workers=1, **options))  # type: ignore[arg-type]
     return output
 
 
@@ -100,14 +102,15 @@ def test_no_shard_exceeds_the_size_or_the_count_unless_it_is_a_single_sample(
 
 def test_a_plan_holds_each_item_once_in_numbered_shards(tmp_path: Path, tree: Path) -> None:
     source = folder_source(tree, tmp_path / "spool")
-    plans = plan_shards(source, "train", seed=5, max_count=3, max_size=10**9)
-    assert [(plan.number, plan.first, len(plan.items)) for plan in plans] == [
+    plans = plan_shards(source, "train", PlanOptions(seed=5, max_count=3))
+    assert [(plan.number, plan.first, len(plan.rows)) for plan in plans] == [
         (0, 0, 3),
         (1, 3, 3),
         (2, 6, 3),
         (3, 9, 1),
     ]
-    assert {item for plan in plans for item in plan.items} == {item for item in source.items if item.split == "train"}
+    planned = [source.items[row] for plan in plans for row in plan.rows]
+    assert sorted(planned, key=lambda item: item.name) == [item for item in source.items if item.split == "train"]
 
 
 def test_the_format_decides_the_extension_and_orientation_the_height(tmp_path: Path) -> None:

@@ -35,7 +35,7 @@ def test_splits_and_classes_come_from_the_directories(tmp_path: Path, form: str,
     source = source_of(tmp_path, {root + name: content for name, content in tree.items()}, form)
     assert source.name == "photos"
     assert source.classes == ("cat", "dog")
-    assert source.splits == ("train", "test")
+    assert source.items.splits == ("train", "test")
     assert labels(source) == {
         "test/cat/0.jpg": ("test", 0),
         "test/dog/0.jpg": ("test", 1),
@@ -89,7 +89,7 @@ def test_suffixes_decide_what_is_an_image_and_the_rest_is_a_fault_with_a_reason(
         (["a/1.jpg", "2.jpg"], "split train has images outside of class directories"),
         (["test/a/1.jpg", "val/a/1.jpg"], "has test, val, but no train directory"),
         (["train/a/1.jpg", "extra/1.jpg"], "has 'extra' beside the split directories"),
-        (["train/a/1.jpg", "1.jpg"], "has '1.jpg' beside the split directories"),
+        (["train/a/1.jpg", "1.jpg"], "has images beside the split directories"),
         (["readme.txt"], "no images; expected .jpg, .jpeg, .png files"),
     ],
 )
