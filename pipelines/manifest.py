@@ -70,7 +70,7 @@ class Manifest:
     """Names by label; empty for unlabelled data."""
     splits: dict[str, Split]
     statistics: dict[str, list[float]]
-    """`mean` and `std` of the train split's pixels per RGB channel, in [0, 1]."""
+    """`mean` and `std` of the train split's pixels per RGB channel, in [0, 1]; empty if pixels were not checked."""
     resize: str = "none"
     """What was done to images before they were stored: none; canvas:S, resized to S x S; short:S, the short side to S,
     never enlarged. The index keeps the sizes of the originals."""
@@ -85,7 +85,11 @@ class Manifest:
     @property
     def fingerprint(self) -> str:
         """Hash of the samples and labels: equal for equal data, wherever it lies and however it came about."""
-        content = {"classes": self.classes, "splits": {name: asdict(split) for name, split in self.splits.items()}}
+        splits = {
+            name: {"index": split.index_sha256, "shards": [shard.sha256 for shard in split.shards]}
+            for name, split in self.splits.items()
+        }
+        content = {"classes": self.classes, "splits": splits}
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 

@@ -3,32 +3,32 @@
 import hashlib
 import io
 import json
-import tarfile
-from collections.abc import Iterator
-from dataclasses import dataclass
+import re
+from dataclasses import asdict
 from pathlib import Path
-from zlib import crc32
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from pipelines.images import BadImageError, channel_statistics, check_image
-from pipelines.manifest import INDEX_DTYPE, MANIFEST_NAME, UNLABELLED, IndexArray, Shard, Split, read_manifest
+from pipelines.images import channel_statistics
+from pipelines.locations import join, read_file
+from pipelines.manifest import INDEX_DTYPE, MANIFEST_NAME, IndexArray, Manifest, Split, read_manifest
+from pipelines.shard_pool import over_shards
+from pipelines.verify_shard import ShardToVerify, VerifyFault, verify_shard
 
 STATISTICS_TOLERANCE = 1e-3
 """JPEG decoders may differ by a level here and there; a wrong data set differs by more."""
+RESIZES = re.compile(r"none|(canvas|short):[1-9]\d*")
 
 
-@dataclass(frozen=True, slots=True)
-class TarMember:
-    """One file of a sample in a shard."""
+def verify(directory: str | Path, *, workers: int = 1, as_json: bool = False) -> int:
+    """Print a line per fault and per split, and `ok` if there is no fault; or one JSON object.
 
-    offset: int
-    data: bytes
-
-
-def verify(directory: Path) -> int:
-    """Print a line per fault and per split, and `ok` if there is no fault.
+    Args:
+        directory: of the data set, or its URL.
+        workers: processes at most.
+        as_json: print `{"ok": ..., "splits": {NAME: {"samples": ..., "shards": ..., "faults": [...]}}}`.
 
     Returns:
         0, or 1 if there are faults.
@@ -37,153 +37,85 @@ def verify(directory: Path) -> int:
         DataError: the manifest cannot be read.
     """
     manifest = read_manifest(directory)
-    faults = 0
+    report: dict[str, dict[str, Any]] = {}
     for name, split in manifest.splits.items():
-        histogram = np.zeros((3, 256), dtype=np.int64)
-        found = 0
-        for fault in _split_faults(directory, split, manifest.classes, histogram):
-            print(fault)
-            found += 1
-        if name == "train" and histogram.any() and not found and _statistics_differ(manifest.statistics, histogram):
-            print(f"{MANIFEST_NAME}: statistics are not those of the train split")
-            found += 1
-        print(f"{name}: {split.samples:,} samples in {len(split.shards)} shards, {found} faults")
-        faults += found
-    if not faults:
+        faults = _split_faults(str(directory), manifest, name, workers)
+        report[name] = {
+            "samples": split.samples,
+            "shards": len(split.shards),
+            "faults": [asdict(fault) for fault in faults],
+        }
+        if not as_json:
+            for fault in faults:
+                print(fault)
+            print(f"{name}: {split.samples:,} samples in {len(split.shards)} shards, {len(faults)} faults")
+    ok = not any(entry["faults"] for entry in report.values())
+    if as_json:
+        print(json.dumps({"ok": ok, "splits": report}, indent=1))
+    elif ok:
         print("ok")
-    return int(faults > 0)
+    return 0 if ok else 1
 
 
-def _split_faults(
-    directory: Path, split: Split, classes: tuple[str, ...], histogram: npt.NDArray[np.int64]
-) -> Iterator[str]:
+def _split_faults(directory: str, manifest: Manifest, name: str, workers: int) -> list[VerifyFault]:
+    split = manifest.splits[name]
+    if not RESIZES.fullmatch(manifest.resize):
+        return [VerifyFault(file=MANIFEST_NAME, what=f"resize is '{manifest.resize}', expected {RESIZES.pattern}")]
+    records, faults = _read_index(directory, split)
+    if records is None:
+        return faults
+    works = [
+        ShardToVerify(
+            directory=directory,
+            shard=shard,
+            records=records[records["shard"] == number],
+            classes=manifest.classes,
+            resize=manifest.resize,
+            is_whole=manifest.whole_shards,
+            is_foreign=_is_foreign(manifest.made),
+        )
+        for number, shard in enumerate(split.shards)
+    ]
+    histogram = np.zeros((3, 256), dtype=np.int64)
+    total_bytes = sum(shard.bytes for shard in split.shards)
+    for verified in over_shards(verify_shard, works, total_bytes=total_bytes, workers=workers, title=name):
+        faults += verified.faults
+        histogram += verified.histogram
+    if name == "train" and manifest.whole_shards and not faults and histogram.any():
+        # Those of a part are said to be those of the whole; where only headers were read, there may be none.
+        unknown = not manifest.pixels_checked and not manifest.statistics
+        if not unknown and _statistics_differ(manifest.statistics, histogram):
+            faults.append(VerifyFault(file=MANIFEST_NAME, what="statistics are not those of the train split"))
+    return faults
+
+
+def _read_index(directory: str, split: Split) -> tuple[IndexArray | None, list[VerifyFault]]:
+    """The index, if it can be read at all, and what is wrong with it."""
+    file = split.index_file
     try:
-        data = (directory / split.index_file).read_bytes()
+        data = read_file(join(directory, file))
         records: IndexArray = np.load(io.BytesIO(data), allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:
-        yield f"{split.index_file}: cannot be read ({error})"
-        return
+        return None, [VerifyFault(file=file, what=f"cannot be read ({error})")]
     if records.dtype != INDEX_DTYPE or records.ndim != 1:
-        yield f"{split.index_file}: not an index"
-        return
+        return None, [VerifyFault(file=file, what="not an index")]
+    faults = []
     if hashlib.sha256(data).hexdigest() != split.index_sha256:
-        yield f"{split.index_file}: sha256 differs from {MANIFEST_NAME}"
+        faults.append(f"sha256 differs from {MANIFEST_NAME}")
     if not len(records) == split.samples == sum(shard.samples for shard in split.shards):
-        yield f"{split.index_file}: {len(records)} samples, {MANIFEST_NAME} says {split.samples}"
+        faults.append(f"{len(records)} samples, {MANIFEST_NAME} says {split.samples}")
     if (records["shard"][1:] < records["shard"][:-1]).any():
-        yield f"{split.index_file}: samples are not in the order of the shards"
-    for number, shard in enumerate(split.shards):
-        yield from _shard_faults(directory, shard, records[records["shard"] == number], classes, histogram)
+        faults.append("samples are not in the order of the shards")
+    if (outside := int((records["shard"] >= len(split.shards)).sum())) > 0:
+        faults.append(f"{outside} samples in shards that {MANIFEST_NAME} does not have")
+    return records, [VerifyFault(file=file, what=what) for what in faults]
 
 
-def _shard_faults(
-    directory: Path, shard: Shard, records: IndexArray, classes: tuple[str, ...], histogram: npt.NDArray[np.int64]
-) -> Iterator[str]:
-    path = directory / shard.file
-    try:
-        size = path.stat().st_size
-        with path.open("rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError as error:
-        yield f"{shard.file}: {error.strerror}"
-        return
-    if size != shard.bytes:
-        yield f"{shard.file}: {size} bytes, {MANIFEST_NAME} says {shard.bytes}"
-    if digest != shard.sha256:
-        yield f"{shard.file}: sha256 differs from {MANIFEST_NAME}"
-
-    samples = 0
-    idx_lines = []
-    try:
-        for key, members in _tar_samples(path):
-            idx_lines.append(_idx_line(key, members))
-            if samples < len(records):
-                for what in _sample_faults(members, records[samples], classes, histogram):
-                    yield f"{shard.file}: {key}: {what}"
-            samples += 1
-    except (tarfile.TarError, OSError) as error:
-        yield f"{shard.file}: cannot be read after {samples} samples ({error})"
-    if not samples == len(records) == shard.samples:
-        yield f"{shard.file}: {samples} samples, the index has {len(records)}, {MANIFEST_NAME} says {shard.samples}"
-    yield from _idx_faults(path.with_suffix(".idx"), idx_lines)
-
-
-def _tar_samples(path: Path) -> Iterator[tuple[str, dict[str, TarMember]]]:
-    """Consecutive members with one key, by the rest of their names."""
-    key, members = "", dict[str, TarMember]()
-    with tarfile.open(path, "r:") as archive:
-        for member in archive:
-            stream = archive.extractfile(member)
-            member_key, _, extension = member.name.partition(".")
-            if members and (member_key != key or extension in members):
-                yield key, members
-                members = {}
-            key = member_key
-            members[extension] = TarMember(member.offset_data, stream.read() if stream else b"")
-    if members:
-        yield key, members
-
-
-def _idx_line(key: str, members: dict[str, TarMember]) -> str:
-    return " ".join(f"{name} {member.offset} {len(member.data)} {key}.{name}" for name, member in members.items())
-
-
-def _idx_faults(path: Path, expected: list[str]) -> Iterator[str]:
-    try:
-        header, *lines = path.read_text().splitlines()
-    except (OSError, ValueError) as error:
-        yield f"{path.name}: cannot be read ({error})"
-        return
-    if header != f"v1.2 {len(expected)}":
-        yield f"{path.name}: begins with '{header[:40]}', expected 'v1.2 {len(expected)}'"
-    if len(lines) != len(expected):
-        yield f"{path.name}: {len(lines)} samples, the shard has {len(expected)}"
-    for line, right in zip(lines, expected, strict=False):
-        if line != right:
-            key = right.rpartition(" ")[2].partition(".")[0]
-            yield f"{path.name}: {key}: members or offsets are not those of the shard"
-
-
-def _sample_faults(
-    members: dict[str, TarMember], record: np.void, classes: tuple[str, ...], histogram: npt.NDArray[np.int64]
-) -> Iterator[str]:
-    label, height, width = int(record["label"]), int(record["height"]), int(record["width"])
-    if "cls" in members:
-        if members["cls"].data != str(label).encode():
-            yield f"label {members['cls'].data[:20].decode('ascii', 'replace')}, the index says {label}"
-        if not 0 <= label < len(classes):
-            yield f"label {label} is not in 0 ... {len(classes) - 1}"
-    elif label != UNLABELLED or classes:
-        yield f"no label, the index says {label}"
-
-    extensions = [name for name in members if name in ("jpg", "png")]
-    if len(extensions) != 1:
-        yield f"{len(extensions)} images, expected one"
-        return
-    image = members[extensions[0]]
-    for field, value in (("offset", image.offset), ("size", len(image.data)), ("crc32", crc32(image.data))):
-        if record[field] != value:
-            yield f"{field} {value}, the index says {record[field]}"
-    try:
-        checked = check_image(image.data)
-    except BadImageError as error:
-        yield f"bad image: {error}"
-        return
-    histogram += checked.histogram
-    if (checked.height, checked.width) != (height, width):
-        yield f"height x width {checked.height} x {checked.width}, the index says {height} x {width}"
-    if checked.extension != extensions[0]:
-        yield f"the image is a {checked.extension}, its name says {extensions[0]}"
-    if not _describes(members, height, width):
-        yield "its json does not agree with the index"
-
-
-def _describes(members: dict[str, TarMember], height: int, width: int) -> bool:
-    try:
-        description = json.loads(members["json"].data)
-        return bool((description["height"], description["width"]) == (height, width))
-    except (KeyError, ValueError, TypeError):
-        return False
+def _is_foreign(made: dict[str, Any]) -> bool:
+    """Whether others made the shards: a set that was indexed, or a part of one."""
+    while isinstance(made.get("whole"), dict):
+        made = made["whole"].get("made", {})
+    return made.get("source") == "index"
 
 
 def _statistics_differ(statistics: dict[str, list[float]], histogram: npt.NDArray[np.int64]) -> bool:

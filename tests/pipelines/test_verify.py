@@ -12,7 +12,9 @@ import numpy as np
 import pytest
 from raw_images import encoded, labelled_tree, write_tree
 
-from pipelines.build_shards import BuildOptions, build, main
+from pipelines.build_options import BuildOptions
+from pipelines.build_shards import main
+from pipelines.builder import build
 from pipelines.manifest import INDEX_DTYPE, IndexArray, read_manifest, write_manifest
 
 SHARD, INDEX = "train-000001.tar", "train.index.npy"
@@ -22,7 +24,7 @@ KEY = "train-00000004"  # the first sample of that shard
 @pytest.fixture
 def output(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Path:
     tree = write_tree(tmp_path / "photos", labelled_tree(train=5, test=2))
-    build(BuildOptions(kind="folder", source=tree, output=tmp_path / "out", max_count=4))
+    build(BuildOptions(kind="folder", source=tree, output=tmp_path / "out", max_count=4, workers=1))
     capsys.readouterr()
     return tmp_path / "out"
 
