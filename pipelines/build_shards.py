@@ -24,10 +24,10 @@ import sys
 from collections.abc import Sequence
 from typing import NoReturn
 
-from pipelines.build_arguments import add_build_commands
+from pipelines.build.build_arguments import add_build_commands
 from pipelines.errors import DataError
 from pipelines.messages import say
-from pipelines.tool_arguments import add_tool_commands
+from pipelines.tools.tool_arguments import add_tool_commands
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -19,11 +19,13 @@ import numpy as np
 import numpy.typing as npt
 
 from pipelines.errors import DataError
-from pipelines.locations import file_size, is_remote, join, read_file
+from pipelines.remote.locations import file_size, is_remote, join, read_file
 
 FORMAT_VERSION = 2
 MANIFEST_NAME = "manifest.json"
 UNLABELLED = -1
+MAX_PIXELS = 100_000_000
+"""Larger images are refused by their header: a PNG of 388 KB can decode to 2.4 GB."""
 
 INDEX_DTYPE = np.dtype(
     [

@@ -14,12 +14,11 @@ import numpy as np
 from pipelines.config import DataConfig
 from pipelines.encoded import EncodedBatch, make_room
 from pipelines.errors import DataError
-from pipelines.images import MAX_PIXELS
-from pipelines.locations import is_remote
-from pipelines.manifest import SplitIndex
+from pipelines.manifest import MAX_PIXELS, SplitIndex
 from pipelines.order import IdArray
-from pipelines.ranged_reads import read_ranges
-from pipelines.shard_cache import FetchError, RemoteShard, ShardCache
+from pipelines.remote.locations import is_remote
+from pipelines.remote.ranged_reads import read_ranges
+from pipelines.remote.shard_cache import FetchError, RemoteShard, ShardCache
 
 logger = logging.getLogger(__name__)
 

@@ -7,7 +7,7 @@ import pytest
 from foreign_shards import samples, write_shard
 
 from pipelines.build_shards import main
-from pipelines.index_foreign import IndexOptions, index_foreign
+from pipelines.tools.index_foreign import IndexOptions, index_foreign
 
 
 def three_tars(directory: Path) -> Path:

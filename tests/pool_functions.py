@@ -3,7 +3,7 @@
 import os
 import signal
 
-from pipelines.worker_pool import Tick
+from pipelines.build.worker_pool import Tick
 
 
 def squared(number: int, tick: Tick) -> tuple[int, int]:

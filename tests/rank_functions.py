@@ -67,9 +67,7 @@ def train_for(directory: Path, steps: int) -> dict[str, Tensor]:
     wrapped = DistributedDataParallel(model, broadcast_buffers=False) if distributed else model
     views = ViewsConfig(size=32, blur_probability=0.0)
     share = Share(global_batch=16, seed=0, rank=rank, world_size=world_size, last_step=steps)
-    batches = training_batches(
-        open_split(directory, "train"), DataConfig(canvas=32), views, share, torch.device("cpu")
-    )
+    batches = training_batches(open_split(directory, "train"), DataConfig(canvas=32), views, share, torch.device("cpu"))
     for batch in batches:
         optimizer.param_groups[0]["lr"] = 1.0 + batch.step
         z = wrapped(TwoViews(views)(batch.canvas, batch.draws).double())

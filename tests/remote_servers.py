@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from pipelines.locations import file_system
+from pipelines.remote.locations import file_system
 
 CREDENTIALS = {
     "AWS_ACCESS_KEY_ID": "testing",

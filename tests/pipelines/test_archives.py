@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from raw_images import tar_bytes, write_archive, write_tree
 
-from pipelines.archives import StoredFile, list_archive, list_directory, read_at
+from pipelines.build.archives import StoredFile, list_archive, list_directory, read_at
 from pipelines.errors import DataError
 
 TREE = {"b/2.jpg": b"two" * 300, "a/1.jpg": b"one", "a/empty.txt": b"", "./c.png": b"x" * 512}

@@ -154,7 +154,7 @@ def test_a_build_that_was_stopped_while_it_closed_gaps_goes_on(tmp_path: Path, m
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr("pipelines.assembly.write_faults", stop)
+        patch.setattr("pipelines.build.assembly.write_faults", stop)
         assert folder(source, tmp_path / "out", *options) == 130
     names = {path.name for path in (tmp_path / ".out.partial" / "finished").iterdir()}
     assert names == {f"train-00000{number}{suffix}" for number in range(3) for suffix in (".tar", ".idx")}

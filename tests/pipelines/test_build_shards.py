@@ -10,9 +10,9 @@ import pytest
 from PIL import Image
 from raw_images import Tree, encoded, labelled_tree, write_archive, write_tree
 
-from pipelines.build_options import BuildOptions
+from pipelines.build.build_options import BuildOptions
+from pipelines.build.builder import build
 from pipelines.build_shards import main
-from pipelines.builder import build
 from pipelines.manifest import MANIFEST_NAME, open_split, read_manifest
 
 SHARED_DATA = Path(__file__).resolve().parents[3] / "shared" / "data"
@@ -206,7 +206,7 @@ def test_an_interrupted_build_shows_nothing_and_goes_on_when_it_is_run_again(
 
     command = ["folder", "--source", str(tree), "--output", str(tmp_path / "out"), "--workers", "1"]
     with monkeypatch.context() as patch:
-        patch.setattr("pipelines.assembly.publish", stop)
+        patch.setattr("pipelines.build.assembly.publish", stop)
         status = main(command)
     last_line = capsys.readouterr().err.splitlines()[-1]
     if isinstance(error, KeyboardInterrupt):

@@ -14,9 +14,9 @@ import pytest
 from PIL import Image
 from raw_images import Tree, write_archive, write_tree
 
-from pipelines.array_pickle import load_dictionary
+from pipelines.build.array_pickle import load_dictionary
+from pipelines.build.cifar10 import BATCHES, cifar10_source, download
 from pipelines.build_shards import main
-from pipelines.cifar10 import BATCHES, cifar10_source, download
 from pipelines.errors import DataError
 from pipelines.hashing import hash64
 
@@ -186,8 +186,8 @@ def test_the_command_builds_the_same_from_a_download_and_from_a_local_copy(
     address, served = server
     archive = write_archive(tmp_path / "cifar-10-python.tar.gz", python_tree())
     served["/binary"] = write_archive(tmp_path / "a.tar.gz", binary_tree()).read_bytes()
-    monkeypatch.setattr("pipelines.cifar10.BINARY_URL", f"{address}/binary")
-    monkeypatch.setattr("pipelines.cifar10.BINARY_MD5", md5(served["/binary"]))
+    monkeypatch.setattr("pipelines.build.cifar10.BINARY_URL", f"{address}/binary")
+    monkeypatch.setattr("pipelines.build.cifar10.BINARY_MD5", md5(served["/binary"]))
     outputs = [tmp_path / "downloaded", tmp_path / "local"]
     assert main(["cifar10", "--output", str(outputs[0])]) == 0
     assert main(["cifar10", "--output", str(outputs[1]), "--source", str(archive)]) == 0
@@ -206,7 +206,7 @@ def test_a_download_with_another_checksum_leaves_nothing_behind(
 ) -> None:
     address, served = server
     served["/binary"] = b"something else"
-    monkeypatch.setattr("pipelines.cifar10.BINARY_URL", f"{address}/binary")
+    monkeypatch.setattr("pipelines.build.cifar10.BINARY_URL", f"{address}/binary")
     assert main(["cifar10", "--output", str(tmp_path / "out")]) == 2
     assert "fetch it by other means and name it with --source" in capsys.readouterr().err.splitlines()[-1]
     assert list(tmp_path.iterdir()) == []

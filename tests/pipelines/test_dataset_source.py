@@ -13,7 +13,7 @@ from raw_images import Tree, encoded, labelled_tree, tar_bytes, write_tree
 
 from pipelines.build_shards import main
 from pipelines.manifest import open_split, read_manifest
-from pipelines.verify import verify
+from pipelines.tools.verify import verify
 
 Sample = tuple[str, str, int, int]
 """Name, class, height and width."""

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pipelines.exif_orientation import exif_orientation
+from pipelines.build.exif_orientation import exif_orientation
 
 HEIGHT, WIDTH = 8, 12
 

@@ -10,11 +10,11 @@ import pytest
 from raw_images import Tree, encoded, tar_bytes, write_tree
 from scipy.io import savemat
 
+from pipelines.build.imagenet import imagenet_source
+from pipelines.build.sources import Source
 from pipelines.build_shards import main
 from pipelines.errors import DataError
-from pipelines.imagenet import imagenet_source
 from pipelines.manifest import open_split, read_manifest
-from pipelines.sources import Source
 
 # By ILSVRC2012_ID from 1 on; the last is an inner node of WordNet, without images.
 WNIDS = ("n03000000", "n01000000", "n02000000", "n00000001")

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 from raw_images import encoded
 
-from pipelines.images import BadImageError, channel_statistics, check_image, encode_png
+from pipelines.build.images import BadImageError, channel_statistics, check_image, encode_png
 
 
 def saved(image: Image.Image, kind: str, **options: object) -> bytes:

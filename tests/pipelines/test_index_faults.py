@@ -26,11 +26,11 @@ from hypothesis import strategies as st
 from indexing import files, index, refused, three_tars
 from raw_images import encoded
 
+from pipelines.build.images import check_image
 from pipelines.build_shards import main
-from pipelines.images import check_image
-from pipelines.index_foreign import FAILED_NAME
-from pipelines.index_shard import ShardToIndex, index_shard
 from pipelines.manifest import MANIFEST_NAME, open_split, read_manifest
+from pipelines.tools.index_foreign import FAILED_NAME
+from pipelines.tools.index_shard import ShardToIndex, index_shard
 
 
 @pytest.fixture
@@ -97,7 +97,7 @@ def test_a_header_check_trusts_the_pixels_but_not_the_header(tmp_path: Path) -> 
 
 
 def test_an_image_of_too_many_bytes_is_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pipelines.tar_samples.MAX_IMAGE_BYTES", 1000)
+    monkeypatch.setattr("pipelines.tools.tar_samples.MAX_IMAGE_BYTES", 1000)
     write_shard(tmp_path / "x.tar", [*samples("a"), *sample("c", image=bytes(1001))])
     (fault,) = skipped(tmp_path)
     assert (fault["key"], fault["reason"]) == ("c", "too_large")

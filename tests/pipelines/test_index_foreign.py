@@ -67,7 +67,7 @@ def test_statistics_are_those_of_the_train_pixels_or_none_without_decoding(tars:
 
 
 def test_several_processes_find_the_same(tars: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pipelines.shard_pool.BYTES_PER_PROCESS", 1)
+    monkeypatch.setattr("pipelines.tools.shard_pool.BYTES_PER_PROCESS", 1)
     index(tars, output=tmp_path / "one", workers=1)
     index(tars, output=tmp_path / "two", workers=2)
     assert files(tmp_path / "one") == files(tmp_path / "two")
@@ -155,7 +155,7 @@ def test_an_interrupted_indexing_leaves_nothing_behind(
         raise error
 
     before = files(tars)
-    monkeypatch.setattr("pipelines.index_files.write_manifest", stop)
+    monkeypatch.setattr("pipelines.tools.index_files.write_manifest", stop)
     with pytest.raises(type(error)):
         index(tars)
     assert files(tars) == before
@@ -168,7 +168,7 @@ def test_an_earlier_index_survives_a_failed_one(tars: Path, monkeypatch: pytest.
     def stop(_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("pipelines.place_files._sync", stop)
+    monkeypatch.setattr("pipelines.tools.place_files._sync", stop)
     with pytest.raises(OSError, match="No space"):
         index(tars, overwrite=True)
     assert files(tars) == before

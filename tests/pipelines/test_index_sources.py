@@ -9,8 +9,8 @@ from indexing import files, index, refused, three_tars
 from remote_servers import Fault, http_directory, s3_directory
 
 from pipelines.build_shards import main
-from pipelines.index_sources import by_split, expand_sources
 from pipelines.manifest import open_split, read_manifest
+from pipelines.tools.index_sources import by_split, expand_sources
 
 
 @pytest.fixture
@@ -31,8 +31,8 @@ def test_shards_on_a_server_are_indexed_by_one_pass_each(tars: Path, tmp_path: P
 
 
 def test_a_network_that_fails_for_a_while_is_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pipelines.remote_stream.READ_BYTES", 5_000)
-    monkeypatch.setattr("pipelines.remote_stream.pause_seconds", lambda *_: 0.0)
+    monkeypatch.setattr("pipelines.remote.remote_stream.READ_BYTES", 5_000)
+    monkeypatch.setattr("pipelines.remote.remote_stream.pause_seconds", lambda *_: 0.0)
     path = write_shard(tmp_path / "tars" / "0.tar", samples(*map(str, range(20))))
     answers = {1: Fault(status=503), 4: Fault(drop_after=100)}
     with http_directory(path.parent, lambda request: answers.get(request.number)) as server:

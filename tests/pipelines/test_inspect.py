@@ -15,8 +15,8 @@ from raw_images import encoded
 from remote_servers import http_directory
 
 from pipelines.build_shards import main
-from pipelines.label_mixing import label_mixing, mixing_warning
 from pipelines.manifest import INDEX_DTYPE, IndexArray
+from pipelines.tools.label_mixing import label_mixing, mixing_warning
 
 ENVIRONMENT = {**os.environ, "PYTHONPATH": "."}
 LONG = "directory/" * 30 + "x" * 120

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipelines.items import SPLITS, Item, Items, picked
+from pipelines.build.items import SPLITS, Item, Items, picked
 
 names = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), min_size=1, max_size=20)
 items = st.builds(

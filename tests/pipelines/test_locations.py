@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 from remote_servers import CREDENTIALS, Fault, http_directory, s3_directory
 
-from pipelines import locations
 from pipelines.errors import DataError
-from pipelines.locations import as_os_error, file_size, is_lasting, is_remote, join, pause_seconds, read_file
 from pipelines.manifest import open_split
+from pipelines.remote import locations
+from pipelines.remote.locations import as_os_error, file_size, is_lasting, is_remote, join, pause_seconds, read_file
 
-READ = "import sys; from pipelines.locations import read_file; sys.stdout.buffer.write(read_file(sys.argv[1]))"
+READ = "import sys; from pipelines.remote.locations import read_file; sys.stdout.buffer.write(read_file(sys.argv[1]))"
 
 
 @pytest.fixture(autouse=True)
@@ -118,7 +118,7 @@ def test_the_environment_names_the_end_point_and_the_lack_of_credentials(origin:
 def test_a_forked_process_reads_as_its_parent_does(origin: Path) -> None:
     program = """
 import os, sys
-from pipelines.locations import read_file
+from pipelines.remote.locations import read_file
 assert read_file(sys.argv[1]) == b"content"
 child = os.fork()
 if child == 0:

@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 from remote_servers import Fault, Request, http_directory, s3_directory
 
-from pipelines import locations
 from pipelines.errors import DataError
-from pipelines.ranged_reads import read_ranges
+from pipelines.remote import locations
+from pipelines.remote.ranged_reads import read_ranges
 
 CONTENT = bytes(range(256)) * 40
 
@@ -158,7 +158,7 @@ def test_an_unknown_protocol_is_refused() -> None:
 def test_a_process_ends_without_warnings_and_with_no_thread_but_that_of_fsspec(origin: Path) -> None:
     program = """
 import sys, threading
-from pipelines.ranged_reads import read_ranges
+from pipelines.remote.ranged_reads import read_ranges
 print(read_ranges([sys.argv[1]] * 20, range(20), range(5, 25))[0].decode())
 print(*[thread.name for thread in threading.enumerate() if thread is not threading.main_thread()])
 """

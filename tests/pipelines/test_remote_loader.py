@@ -10,12 +10,12 @@ import torch
 from remote_servers import Fault, Request, http_directory, s3_directory
 from tiny_shards import tiny_shards
 
-from pipelines import locations
 from pipelines.config import DataConfig, ViewsConfig
 from pipelines.errors import DataError
 from pipelines.loader import Batch, Share, training_batches
 from pipelines.manifest import open_split
 from pipelines.prefetch import Prefetch
+from pipelines.remote import locations
 
 How = Literal["shards", "ranges"]
 

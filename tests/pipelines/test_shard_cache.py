@@ -17,10 +17,10 @@ from pathlib import Path
 import pytest
 from remote_servers import Fault, Faults, HttpDirectory, http_directory, s3_directory
 
-from pipelines import locations, shard_cache, shard_download
 from pipelines.errors import DataError
 from pipelines.hashing import hash64
-from pipelines.shard_cache import FetchError, RemoteShard, ShardCache
+from pipelines.remote import locations, shard_cache, shard_download
+from pipelines.remote.shard_cache import FetchError, RemoteShard, ShardCache
 
 BYTES = 40_000
 PIECE = 16_384
@@ -29,7 +29,7 @@ PIECE = 16_384
 OPEN_ALL = """
 import json, os, sys
 from pathlib import Path
-from pipelines.shard_cache import RemoteShard, ShardCache
+from pipelines.remote.shard_cache import RemoteShard, ShardCache
 directory, shards = sys.argv[1], [RemoteShard(**shard) for shard in json.loads(sys.argv[2])]
 cache = ShardCache(Path(directory), 10**9, threads=2)
 cache.read_ahead(shards)

@@ -14,12 +14,12 @@ import webdataset
 from PIL import Image
 from raw_images import encoded, labelled_tree, write_tree
 
-from pipelines.build_options import BuildOptions
+from pipelines.build.build_options import BuildOptions
+from pipelines.build.builder import build
+from pipelines.build.shard_plan import PlanOptions, plan_shards
+from pipelines.build.sources import folder_source
 from pipelines.build_shards import main
-from pipelines.builder import build
 from pipelines.manifest import UNLABELLED, open_split, read_manifest
-from pipelines.shard_plan import PlanOptions, plan_shards
-from pipelines.sources import folder_source
 
 
 def built(output: Path, source: Path, **options: int | str) -> Path:

@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 from raw_images import Tree, labelled_tree, write_archive, write_tree
 
+from pipelines.build.sources import Source, folder_source
 from pipelines.errors import DataError
 from pipelines.manifest import UNLABELLED
-from pipelines.sources import Source, folder_source
 
 
 def source_of(tmp_path: Path, tree: Tree, form: str) -> Source:

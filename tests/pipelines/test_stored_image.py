@@ -14,9 +14,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image, ImageOps
 
-from pipelines.archives import tar_files
-from pipelines.images import BadImageError, check_image
-from pipelines.stored_image import Storage, stored_image
+from pipelines.build.archives import tar_files
+from pipelines.build.images import BadImageError, check_image
+from pipelines.build.stored_image import Storage, stored_image
 
 Pixels = npt.NDArray[np.uint8]
 

@@ -13,7 +13,7 @@ from remote_servers import http_directory
 
 from pipelines.build_shards import main
 from pipelines.manifest import open_split, read_manifest
-from pipelines.subset import SubsetOptions, write_subset
+from pipelines.tools.subset import SubsetOptions, write_subset
 
 CLASS_SIZES = {0: 40, 1: 20, 2: 20}
 

@@ -11,8 +11,8 @@ from foreign_shards import samples, tar_of
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipelines.tar_samples import TarSample, split_name, tar_samples
-from pipelines.tar_stream import BrokenTarError, TarMember, TarStream, name_before, tar_members
+from pipelines.tools.tar_samples import TarSample, split_name, tar_samples
+from pipelines.tools.tar_stream import BrokenTarError, TarMember, TarStream, name_before, tar_members
 
 FORMATS = [tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT]
 LONG = "directory/" * 30 + "x" * 120 + ".image.jpg"

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pipelines.images import check_image
-from pipelines.sources import Source
-from pipelines.textures import FAMILIES, SIDE, FloatArray, texture, textures_source
+from pipelines.build.images import check_image
+from pipelines.build.sources import Source
+from pipelines.build.textures import FAMILIES, SIDE, FloatArray, texture, textures_source
 
 
 @pytest.fixture(scope="module")

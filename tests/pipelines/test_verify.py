@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 from raw_images import encoded, labelled_tree, write_tree
 
-from pipelines.build_options import BuildOptions
+from pipelines.build.build_options import BuildOptions
+from pipelines.build.builder import build
 from pipelines.build_shards import main
-from pipelines.builder import build
 from pipelines.manifest import INDEX_DTYPE, IndexArray, read_manifest, write_manifest
 
 SHARD, INDEX = "train-000001.tar", "train.index.npy"

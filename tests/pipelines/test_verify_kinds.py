@@ -12,10 +12,10 @@ from raw_images import encoded, labelled_tree, write_tree
 from remote_servers import http_directory
 
 from pipelines.build_shards import main
-from pipelines.index_files import write_split_index
-from pipelines.index_foreign import IndexOptions, index_foreign
 from pipelines.manifest import open_split, read_manifest, write_manifest
-from pipelines.subset import SubsetOptions, write_subset
+from pipelines.tools.index_files import write_split_index
+from pipelines.tools.index_foreign import IndexOptions, index_foreign
+from pipelines.tools.subset import SubsetOptions, write_subset
 
 
 @pytest.fixture
@@ -173,7 +173,7 @@ def test_several_processes_find_the_same_faults(
     change_records(foreign, "crc32", 1, 7)
     change_records(foreign, "crc32", 2, 7)
     alone = faults(foreign, capsys)
-    monkeypatch.setattr("pipelines.shard_pool.BYTES_PER_PROCESS", 1)
+    monkeypatch.setattr("pipelines.tools.shard_pool.BYTES_PER_PROCESS", 1)
     capsys.readouterr()
     assert main(["verify", str(foreign), "--workers", "2"]) == 1
     assert capsys.readouterr().out.splitlines() == [*alone, "train: 4 samples in 2 shards, 2 faults"]

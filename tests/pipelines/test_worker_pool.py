@@ -7,8 +7,8 @@ from collections.abc import Iterator
 import pytest
 from pool_functions import killed, refused, squared
 
+from pipelines.build.worker_pool import run_tasks
 from pipelines.errors import DataError
-from pipelines.worker_pool import run_tasks
 
 
 def ignore(_count: int) -> None:

@@ -1,0 +1,1 @@
+"""Raw images -> shards: sources, the plan, and the workers that write it."""

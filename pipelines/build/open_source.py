@@ -1,0 +1,35 @@
+"""Which source a build reads, by the name of the command."""
+
+from pathlib import Path
+
+from pipelines.build import cifar10, textures
+from pipelines.build.build_options import BuildOptions
+from pipelines.build.dataset_source import dataset_source
+from pipelines.build.imagenet import imagenet_source
+from pipelines.build.sources import Source, folder_source
+
+
+def open_source(options: BuildOptions, scratch: Path) -> Source:
+    """List everything there is to build from.
+
+    Args:
+        options: of the build.
+        scratch: directory for what has to be unpacked or downloaded; must live as long as items are read.
+
+    Raises:
+        DataError: the source is refused.
+    """
+    path, spool = options.source, scratch / "spool"
+    if options.kind == "textures":
+        return textures.textures_source(options.seed, options.train_count, options.test_count)
+    if options.kind == "cifar10":
+        return cifar10.cifar10_source(path or cifar10.downloaded(scratch), spool)
+    if path is None:
+        raise ValueError(f"{options.kind} without a source")
+    match options.kind:
+        case "imagenet":
+            return imagenet_source(path)
+        case "reshuffle":
+            return dataset_source(path, options.storage)
+        case _:
+            return folder_source(path, spool)

@@ -1,0 +1,1 @@
+"""What lies elsewhere: URLs, ranged requests, and the copies of shards that a node keeps."""
