@@ -1,24 +1,26 @@
 """Run a benchmark.
 
 python -m ops.bench step --config train/configs/cifar10_cpu.yaml --data.dir DIR
+python -m ops.bench loader --cifar DIR --imagenet DIR
+python -m ops.bench builder --source images.tar.gz
 """
 
 import sys
+from importlib import import_module
 
-from ops.bench.step import main as step
-from train.distributed import share_cores
-
-_SUBJECTS = {"step": step}
+_SUBJECTS = ("step", "loader", "builder")
 
 
 def main() -> None:
     """Hand the arguments to the subject that the first one names."""
-    subject = _SUBJECTS.get(sys.argv[1] if len(sys.argv) > 1 else "")
-    if subject is None:
+    subject = sys.argv[1] if len(sys.argv) > 1 else ""
+    if subject not in _SUBJECTS:
         print(f"bench: error: name what to measure: {', '.join(_SUBJECTS)}", file=sys.stderr)
         sys.exit(2)
-    share_cores()
-    subject(sys.argv[2:])
+    import_module("train.distributed").share_cores()  # before torch is imported
+    # The configuration parser wants a value behind every name; this one is a flag.
+    arguments = ["--json=true" if argument == "--json" else argument for argument in sys.argv[2:]]
+    import_module(f"ops.bench.{subject}").main(arguments)
 
 
 if __name__ == "__main__":
