@@ -40,10 +40,15 @@ class CanvasCache:
             shared: whether they outlive this process, so that checksums must be true.
         """
         self._pixels, self._checksums, self._shared = pixels, checksums, shared
+        self._complete = False
 
     def missing(self, ids: IdArray) -> IdArray:
         """Places in `ids` whose canvases are not there."""
-        return np.flatnonzero(self._checksums.numpy()[ids] == 0)
+        if self._complete:
+            return np.empty(0, dtype=np.int64)
+        missing = np.flatnonzero(self._checksums.numpy()[ids] == 0)
+        self._complete = not len(missing) and bool(self._checksums.all())
+        return missing
 
     def put(self, ids: IdArray, canvas: Tensor) -> None:
         """Keep canvases, (B, 3, S, S), of samples."""

@@ -93,7 +93,7 @@ class StandIns:
     """What was replaced, in the order in which it was found."""
 
     def __post_init__(self) -> None:
-        self._attempts = [0] * len(self.positions)
+        self._attempts: dict[int, int] = {}
 
     def replace(self, place: int, error: DamagedSampleError) -> int:
         """Id of a sample, not known to be damaged, that takes a place of this rank's part.
@@ -104,11 +104,12 @@ class StandIns:
         while True:
             self.damaged.add(error, self.store)
             self.skipped.append(error)
-            candidate = self.batch.replacement(int(self.positions[place]), self._attempts[place])
+            attempt = self._attempts.get(place, 0)
+            candidate = self.batch.replacement(int(self.positions[place]), attempt)
             if candidate is None:
                 where = self.store.describe(error.sample_id)
                 raise DataError(f"{where}: {error.reason}, and no sample is left to replace it")
-            self._attempts[place] += 1
+            self._attempts[place] = attempt + 1
             if candidate not in self.damaged.reasons:
                 return candidate
             error = DamagedSampleError(candidate, self.damaged.reasons[candidate])

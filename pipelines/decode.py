@@ -129,8 +129,8 @@ class Decoder:
 
 def _as_input(images: Sequence[memoryview], rows: npt.NDArray[np.uint8] | None) -> Any:
     """What DALI takes for a batch."""
-    if rows is not None:
-        return rows
     from nvidia.dali.tensors import TensorCPU, TensorListCPU
 
+    if rows is not None:
+        return TensorListCPU(rows)
     return TensorListCPU([TensorCPU(image) for image in images])

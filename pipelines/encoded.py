@@ -6,9 +6,10 @@ from itertools import accumulate
 import numpy as np
 import numpy.typing as npt
 
-# Images up to this size lie as rows of a matrix, zeros behind them, and are handed to the decoder as one object: an
-# object per image would cost a tenth of its decoding. The zeros mean nothing: a decoder stops where the image does.
-_ROW_BYTES = 8_192
+# Images lie as rows of a matrix, zeros behind them, if that takes at most so many times their bytes, and are handed to
+# the decoder as one object: an object per image would cost a tenth of decoding a small one. The zeros mean nothing: a
+# decoder stops where the image does.
+_PADDED_SHARE = 2
 
 
 class DamagedSampleError(Exception):
@@ -27,7 +28,7 @@ class EncodedBatch:
     images: list[memoryview]
     """Of bytes, writable."""
     rows: npt.NDArray[np.uint8] | None
-    """(B, bytes of the longest): the same images as rows of a matrix, where all are small."""
+    """(B, bytes of the longest): the same images as rows of a matrix, where their sizes are alike."""
     reasons: dict[int, str] = field(default_factory=dict)
     """What stands in these places of `images` means nothing."""
 
@@ -40,7 +41,7 @@ class EncodedBatch:
 def make_room(sizes: list[int]) -> EncodedBatch:
     """Zeros for images of these sizes in bytes."""
     longest = max(sizes)
-    if longest <= _ROW_BYTES:
+    if longest * len(sizes) <= _PADDED_SHARE * sum(sizes):
         starts = [longest * place for place in range(len(sizes))]
         buffer = np.zeros(longest * len(sizes), dtype=np.uint8)
         rows = buffer.reshape(len(sizes), longest)

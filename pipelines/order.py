@@ -66,11 +66,12 @@ class SampleOrder:
     def __init__(self, samples_per_shard: IdArray, *, window_shards: int, global_batch: int, seed: int) -> None:
         self._counts, self._window_shards, self._seed = samples_per_shard, window_shards, seed
         self._global_batch = global_batch
+        self._steps = steps_per_epoch(int(samples_per_shard.sum()), global_batch)
         self._epoch, self._order = -1, np.empty(0, dtype=np.int64)
 
     def batch(self, step: int) -> "GlobalBatch":
         """The global batch of a step, from 0."""
-        epoch, place = divmod(step, steps_per_epoch(int(self._counts.sum()), self._global_batch))
+        epoch, place = divmod(step, self._steps)
         if epoch != self._epoch:
             self._epoch, self._order = epoch, epoch_order(self._counts, self._window_shards, self._seed, epoch)
         return GlobalBatch(epoch=epoch, first=place * self._global_batch, size=self._global_batch, order=self._order)
@@ -89,7 +90,8 @@ class GlobalBatch:
 
     def ids(self, rank: int, world_size: int) -> IdArray:
         """(size / world_size,) sample ids that a rank computes; a copy."""
-        return self.order[self.first + rank_positions(self.size, rank, world_size)]
+        local = self.size // world_size
+        return self.order[self.first + rank * local : self.first + (rank + 1) * local].copy()
 
     def replacement(self, position: int, attempt: int) -> int | None:
         """The sample that stands in for a damaged one.

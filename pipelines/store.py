@@ -4,12 +4,12 @@ import logging
 import os
 import tarfile
 import threading
-import zlib
 from collections import OrderedDict
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+from zlib_ng.zlib_ng import crc32  # zlib's numbers, 4 to 14 times as fast
 
 from pipelines.config import DataConfig
 from pipelines.encoded import EncodedBatch, make_room
@@ -81,8 +81,8 @@ class Store:
             self._fill_by_range(batch, shards, offsets)
         else:
             self._fill_from_files(batch, shards, offsets)
-        for place, (image, crc32) in enumerate(zip(batch.images, records["crc32"].tolist(), strict=True)):
-            if zlib.crc32(image) != crc32:
+        for place, (image, expected) in enumerate(zip(batch.images, records["crc32"].tolist(), strict=True)):
+            if crc32(image) != expected:
                 batch.reasons.setdefault(place, "checksum")
         pixels = records["height"].astype(np.int64) * records["width"]
         for place in np.flatnonzero(pixels > MAX_PIXELS).tolist():
@@ -126,13 +126,13 @@ class Store:
 
     def _fill_from_files(self, batch: EncodedBatch, shards: list[int], offsets: list[int]) -> None:
         descriptors, preadv = self._descriptors, os.preadv
-        for place, image in enumerate(batch.images):
+        for place, (image, shard, offset) in enumerate(zip(batch.images, shards, offsets, strict=True)):
             try:
-                count = preadv(descriptors[shards[place]], (image,), offsets[place])
+                count = preadv(descriptors[shard], (image,), offset)
             except (KeyError, OSError):
                 count = -1
             if count != len(image):  # not open yet, or something is wrong
-                reason = self._fill_one(image, shards[place], offsets[place])
+                reason = self._fill_one(image, shard, offset)
                 if reason:
                     batch.reasons[place] = reason
 

@@ -76,7 +76,7 @@ def test_nothing_is_left_when_training_fails(shards: Path, before: tuple[int, li
 def test_nothing_is_left_when_the_loader_fails(
     shards: Path, before: tuple[int, list[str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("zlib.crc32", lambda _: 0)
+    monkeypatch.setattr("pipelines.store.crc32", lambda _: 0)
     with pytest.raises(DataError, match=r"are damaged \(1 checksum\)"), Prefetch(batches(shards, 8), depth=2) as ahead:
         list(ahead)
     assert soon(before)
