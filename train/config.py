@@ -129,6 +129,10 @@ class PretrainConfig:
 _FREE = (
     "run_dir",
     "data.dir",
+    "data.cache",  # and data.cache_dir
+    "data.remote",
+    "data.shard_cache_bytes",
+    "data.fetch_threads",
     "data.decode_threads",
     "data.prefetch_batches",
     "data.bad_sample_budget",

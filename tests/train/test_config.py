@@ -75,10 +75,12 @@ def test_a_fault_in_a_file_is_told_with_the_files_name(tmp_path: Path, text: str
 
 def test_only_fields_that_shape_the_result_count_for_resuming() -> None:
     base = PretrainConfig()
-    free = parse(PretrainConfig, ["--run_dir=x", "--data.dir=y", "--metrics.port=0", "--checkpoint.every_steps=5"])
+    changed = ["--run_dir=x", "--data.dir=y", "--data.cache=disk", "--data.cache_dir=z", "--data.remote=ranges"]
+    free = parse(PretrainConfig, [*changed, "--metrics.port=0", "--checkpoint.every_steps=5"])
     assert base.numeric() == free.numeric()
     assert base.sha256() == free.sha256()
     assert base.sha256() != parse(PretrainConfig, ["--seed=1"]).sha256()
+    assert base.sha256() != parse(PretrainConfig, ["--data.canvas=48"]).sha256()
 
 
 def test_parsing_does_not_import_torch() -> None:
