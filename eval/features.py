@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from eval.errors import EvaluationError
 from model.export import EncoderDescription
-from pipelines.augment import centre_view
+from pipelines.augment import EvalView
 from pipelines.config import DataConfig
 from pipelines.evaluation_loader import evaluation_batches
 from pipelines.loader import claim
@@ -23,9 +23,6 @@ from pipelines.prefetch import Prefetch
 
 Representation = Callable[[Tensor], Tensor]
 """(B, 3, s, s) float32 in [0, 1] -> (B, D) float32."""
-
-_LARGE_IMAGE = 64
-_LARGE_IMAGE_SHARE = 0.875
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,15 +115,12 @@ def fixed_views(
 ) -> Generator[Tensor, None, None]:
     """Yield the views of a split in stored order, decoded ahead in a thread: (B, 3, size, size) float32 in [0, 1].
 
-    Each is the central square of the original image: 0.875 of its shorter side for encoders of more than 64 pixels, as
-    on ImageNet (224 of 256), all of it for smaller ones.
+    Each is the central square of the original image, see `EvalView`.
     """
-    share = _LARGE_IMAGE_SHARE if size > _LARGE_IMAGE else 1.0
+    view = EvalView(size)
     with Prefetch(evaluation_batches(split, data, batch, device), data.prefetch_batches) as ahead:
         for images in ahead:
-            height = torch.from_numpy(images.height).to(device, torch.float32)
-            width = torch.from_numpy(images.width).to(device, torch.float32)
-            yield centre_view(claim(images.canvas), height, width, size, share)
+            yield view(claim(images.canvas), images.height, images.width)
 
 
 def share_equal(predicted: Tensor, labels: Tensor) -> float:

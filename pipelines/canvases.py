@@ -18,7 +18,7 @@ from torch import Tensor
 from pipelines.canvas_cache import CanvasCache
 from pipelines.config import DataConfig
 from pipelines.damaged_samples import DamagedSamples
-from pipelines.decode import Decoder, UndecodableBatchError
+from pipelines.decode import Boxes, Decoder, SourceCrops, UndecodableBatchError
 from pipelines.encoded import DamagedSampleError, EncodedBatch
 from pipelines.manifest import SplitIndex
 from pipelines.order import IdArray
@@ -26,6 +26,8 @@ from pipelines.store import Store
 
 Replace = Callable[[int, DamagedSampleError], int]
 """Takes a place in the batch and what is wrong with its sample; returns the id of the sample that stands in."""
+BoxesOf = Callable[[IdArray], Boxes]
+"""(B,) ids -> (2B, 4) boxes of both views of each."""
 
 
 @dataclass(kw_only=True)
@@ -67,6 +69,7 @@ class CanvasReader:
         device: torch.device,
         damaged: DamagedSamples | None = None,
         cache: CanvasCache | None = None,
+        crops: SourceCrops | None = None,
         stop: threading.Event | None = None,
     ) -> None:
         """Open nothing yet.
@@ -78,33 +81,34 @@ class CanvasReader:
             device: where canvases are wanted.
             damaged: samples that are not even tried.
             cache: of canvases that were decoded before.
+            crops: if crops are to be cut from the originals; not with a cache.
             stop: when it is set, waiting for the network ends with DataError.
         """
         self.store = Store(split, data, stop)
-        self._decoder = Decoder(
-            data.canvas, batch, data.decode_threads, device, resize=not _stored_as_canvases(split, data.canvas)
-        )
+        resize = not _stored_as_canvases(split, data.canvas)
+        self._decoder = Decoder(data.canvas, batch, data.decode_threads, device, resize=resize, crops=crops)
         self._device, self._cache = device, cache
         self._proven = np.full(len(split), split.manifest.pixels_checked)
         self._known = damaged.reasons if damaged is not None else {}
 
-    def read(self, ids: IdArray, replace: Replace, work: LoaderWork) -> Tensor:
-        """Canvases of samples.
+    def read(self, ids: IdArray, replace: Replace, work: LoaderWork, boxes_of: BoxesOf | None = None) -> Tensor:
+        """Canvases of samples, or crops of them.
 
         Args:
             ids: (B,), changed where a sample is damaged and another stands in.
             replace: names that other; it may raise instead.
             work: what was done is added to it.
+            boxes_of: the crops, if they are cut here; asked when it is certain which samples make the batch.
 
         Returns:
-            (B, 3, S, S) uint8 on the device.
+            (B, 3, S, S) uint8 on the device, or (2B, 3, s, s) crops.
         """
         read_before, fetched_before = self.store.bytes_read, self.store.bytes_fetched
         for place in range(len(ids)) if self._known else ():
             if (known := int(ids[place])) in self._known:
                 ids[place] = replace(place, DamagedSampleError(known, self._known[known]))
         if self._cache is None:
-            canvas = self._decode(ids, np.arange(len(ids)), replace, work)
+            canvas = self._decode(ids, np.arange(len(ids)), replace, work, boxes_of)
         else:
             canvas = self._from_cache(self._cache, ids, replace, work)
         work.bytes_read += self.store.bytes_read - read_before
@@ -126,7 +130,9 @@ class CanvasReader:
         with work.timed("gather"):
             return cache.get(ids, self._device)
 
-    def _decode(self, ids: IdArray, places: IdArray, replace: Replace, work: LoaderWork) -> Tensor:
+    def _decode(
+        self, ids: IdArray, places: IdArray, replace: Replace, work: LoaderWork, boxes_of: BoxesOf | None = None
+    ) -> Tensor:
         """Canvases of the samples in some places of `ids`, which change where one is damaged."""
         work.images_decoded += len(places)
         with work.timed("read"):
@@ -140,7 +146,8 @@ class CanvasReader:
                     bad = self._undecodable(batch, unproven)
                     if not bad:
                         self._proven[ids[places]] = True
-                        return self._decoder.decode(batch.images, batch.rows)
+                        boxes = boxes_of(ids[places]) if boxes_of else None
+                        return self._decoder.decode(batch.images, batch.rows, boxes)
                 except UndecodableBatchError:
                     bad = self._undecodable(batch, list(range(len(places))))
                     if not bad:

@@ -39,12 +39,29 @@ class DataConfig:
     """Shards that a rank fetches at once."""
 
 
+Operation = Literal["crop", "flip", "rotation", "jitter", "grayscale", "blur", "sobel", "noise", "cutout"]
+"""What is done to a view, in this order."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class ViewsConfig:
     """The random views (Chen et al. 2020, appendix A). Defaults are the paper's for ImageNet."""
 
     size: PositiveInt = 224
     """Side of a view in pixels."""
+    engine: Literal["lean", "kornia"] = "lean"
+    """How the drawn operations are computed. kornia: one after another by Kornia's functions, the plain reading. lean:
+    the same mathematics in few passes over the pixels, equal to it to 5e-5."""
+    reference: Literal["paper", "torchvision"] = "paper"
+    """Whose sampler of crops, formulas of colour and border of the blur. paper: the reference code's, which is
+    TensorFlow's. torchvision: those of most PyTorch projects."""
+    interpolation: Literal["bilinear", "bicubic"] = "bilinear"
+    """Of the crop. bicubic is the reference code's; anti-aliased where a crop is shrunk, either way."""
+    crop: Literal["canvas", "source"] = "canvas"
+    """What crops are cut from. canvas: the decoded square, on the device. source: the original image, by DALI while it
+    decodes, as sharp as it can be; decodes every image anew in every epoch."""
+    compile: bool = False
+    """Fuse the colour operations with torch.compile; needs a C++ compiler on CPUs."""
     crop_area_min: PositiveFloat = 0.08
     """Smallest share of the image's area that a crop covers."""
     crop_area_max: PositiveFloat = 1.0
@@ -55,10 +72,28 @@ class ViewsConfig:
     """Colour jitter as a whole."""
     jitter_strength: NonNegativeFloat = 1.0
     """s: brightness, contrast and saturation vary by 0.8 s, hue by 0.2 s. The paper: 1 on ImageNet, 0.5 on CIFAR-10."""
+    jitter_order: Literal["sample", "batch"] = "sample"
+    """The random order of the four colour operations: one for each view, as in the paper, or one for all views of a
+    global batch, as Kornia and torchvision draw it."""
     grayscale_probability: ClosedUnitInterval = 0.2
     """Grayscale, whether or not colour was jittered."""
     blur_probability: ClosedUnitInterval = 0.5
     """Gaussian blur, sigma uniform in [0.1, 2]; kernel a tenth of the view. The paper uses none on CIFAR-10."""
+    rotation_probability: ClosedUnitInterval = 0.0
+    """Rotation by 90, 180 or 270 degrees. This and the next three are of the paper's composition study (Fig. 5)."""
+    sobel_probability: ClosedUnitInterval = 0.0
+    """Sobel filter: each channel becomes the magnitude of its gradient."""
+    noise_probability: ClosedUnitInterval = 0.0
+    """Gaussian noise on each pixel and channel."""
+    noise_max: PositiveFloat = 0.2
+    """Its standard deviation is uniform between 0 and this, where the range of pixels is 1."""
+    cutout_probability: ClosedUnitInterval = 0.0
+    """A gray square hides part of the view (DeVries and Taylor 2017)."""
+    cutout_side: ClosedUnitInterval = 0.5
+    """Side of that square as a share of the view's; its centre is uniform over the view, so that it may stick out."""
+    first_view_only: tuple[Operation, ...] = ()
+    """Operations that the second view is spared, as in the composition study; without its crop, a view is the whole
+    image."""
 
     def __post_init__(self) -> None:
         if not self.crop_area_min <= self.crop_area_max <= 1:

@@ -1,10 +1,11 @@
-"""Encoded images -> square uint8 canvases, by NVIDIA DALI.
+"""Encoded images -> square uint8 canvases, or crops of the views at full sharpness, by NVIDIA DALI.
 
 DALI owns the pixels only: which images make a batch is decided elsewhere and handed in, so that order, replacement and
 resume do not depend on a reader's state.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,22 @@ from torch.utils.dlpack import from_dlpack
 _SAFE_BATCH = 16
 
 
+Boxes = npt.NDArray[np.float64]
+"""(2B, 4) of both views of B images: top, left, height, width as shares of the upright image."""
+_CUTS = ("first", "second")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SourceCrops:
+    """Crops are cut from the decoded original, not from a canvas."""
+
+    size: int
+    """s, side of a view in pixels."""
+    bicubic: bool
+    boxes_of: Callable[..., Boxes]
+    """Says, for (B,) sample ids and what else names their batch, which."""
+
+
 class UndecodableBatchError(Exception):
     """At least one image of the batch cannot be decoded; DALI does not say which."""
 
@@ -30,7 +47,16 @@ class Decoder:
     thread has made the device current.
     """
 
-    def __init__(self, canvas: int, batch: int, threads: int, device: torch.device, *, resize: bool) -> None:
+    def __init__(
+        self,
+        canvas: int,
+        batch: int,
+        threads: int,
+        device: torch.device,
+        *,
+        resize: bool,
+        crops: SourceCrops | None = None,
+    ) -> None:
         """Build the pipeline.
 
         Args:
@@ -39,13 +65,19 @@ class Decoder:
             threads: DALI's.
             device: where canvases are wanted.
             resize: False when every image is already S x S, which saves a pass over the pixels.
+            crops: if both views are to be cut here.
         """
-        self._canvas, self._batch, self._threads = canvas, batch, threads
-        self._device, self._resize = device, resize
+        self._side, self._batch, self._threads = crops.size if crops else canvas, batch, threads
+        self._device, self._resize, self._crops = device, resize, crops
         self._pipeline = self._build(batch)
         self._careful: Any = None  # made when it is first needed
 
-    def decode(self, images: Sequence[memoryview], rows: npt.NDArray[np.uint8] | None = None) -> Tensor:
+    def decode(
+        self,
+        images: Sequence[memoryview],
+        rows: npt.NDArray[np.uint8] | None = None,
+        boxes: Boxes | None = None,
+    ) -> Tensor:
         """Decode, turn upright by EXIF, convert to RGB, resize anti-aliased to the square.
 
         Images of unknown origin are to pass `undecodable` first.
@@ -53,15 +85,19 @@ class Decoder:
         Args:
             images: at most `batch` encoded JPEG, PNG or other images.
             rows: the same images as rows of a matrix, if they lie so.
+            boxes: of the crops, if the decoder cuts them, to whole pixels of the original. They are torchvision's
+                `resized_crop(antialias=True)` rounded to whole numbers, but for one pixel at the edges of a crop that
+                is shrunk: there DALI repeats the outermost pixel.
 
         Returns:
-            (B, 3, S, S) uint8 on the device, channels last in memory, ready for any stream.
+            (B, 3, S, S) uint8 on the device, channels last in memory, ready for any stream; if it cuts crops, their
+            (2B, 3, s, s).
 
         Raises:
             UndecodableBatchError: the batch holds an image that cannot be decoded.
         """
         try:
-            return self._run(self._pipeline, images, rows)
+            return self._run(self._pipeline, images, rows, boxes)
         except RuntimeError as error:  # a failed run leaves a DALI pipeline unusable
             self._pipeline = self._build(self._batch)
             raise UndecodableBatchError(str(error)) from error
@@ -106,27 +142,55 @@ class Decoder:
         with pipeline:
             encoded = fn.external_source(name="encoded", dtype=types.UINT8, ndim=1)
             pixels = fn.decoders.image(encoded, device="mixed" if on_gpu else "cpu", output_type=types.RGB)
-            if self._resize:
-                pixels = fn.resize(pixels, size=[self._canvas, self._canvas], antialias=True)
-            pipeline.set_outputs(pixels)
+            if self._crops:
+                pipeline.set_outputs(*(self._cut(pixels, name) for name in _CUTS))
+            elif self._resize:
+                pipeline.set_outputs(fn.resize(pixels, size=[self._side, self._side], antialias=True))
+            else:
+                pipeline.set_outputs(pixels)
         pipeline.build()
         return pipeline
 
-    def _run(self, pipeline: Any, images: Sequence[memoryview], rows: npt.NDArray[np.uint8] | None = None) -> Tensor:
+    def _cut(self, pixels: Any, name: str) -> Any:
+        from nvidia.dali import fn, types
+
+        kernel = types.INTERP_CUBIC if self._crops and self._crops.bicubic else types.INTERP_LINEAR
+        start = fn.external_source(name=f"{name} start", dtype=types.FLOAT, ndim=1)
+        end = fn.external_source(name=f"{name} end", dtype=types.FLOAT, ndim=1)
+        region = fn.slice(pixels, rel_start=start, rel_end=end, axes=[0, 1])  # a region of interest sees its neighbours
+        return fn.resize(region, size=[self._side, self._side], antialias=True, interp_type=kernel)
+
+    def _run(
+        self,
+        pipeline: Any,
+        images: Sequence[memoryview],
+        rows: npt.NDArray[np.uint8] | None = None,
+        boxes: Boxes | None = None,
+    ) -> Tensor:
         pipeline.feed_input("encoded", _as_input(images, rows))
-        (decoded,) = pipeline.run()
-        pixels = decoded.as_tensor()
-        if tuple(pixels.shape()) != (len(images), self._canvas, self._canvas, 3):
+        if self._crops:
+            boxes = np.tile([0.0, 0.0, 1.0, 1.0], (2 * len(images), 1)) if boxes is None else boxes
+            for name, half in zip(_CUTS, np.split(boxes.astype(np.float32), 2), strict=True):
+                pipeline.feed_input(f"{name} start", np.ascontiguousarray(half[:, :2]))
+                pipeline.feed_input(f"{name} end", half[:, :2] + half[:, 2:])
+        decoded = [self._as_torch(output.as_tensor(), len(images)) for output in pipeline.run()]
+        canvas = torch.cat(decoded) if self._crops else decoded[0]
+        return canvas.permute(0, 3, 1, 2)
+
+    def _as_torch(self, pixels: Any, images: int) -> Tensor:
+        """(B, side, side, 3)."""
+        if tuple(pixels.shape()) != (images, self._side, self._side, 3):
             raise RuntimeError(f"decoded to {pixels.shape()}")  # an image that is not of the size the index says
         if self._device.type != "cuda":
-            return from_dlpack(pixels).permute(0, 3, 1, 2)
+            taken: Tensor = from_dlpack(pixels)
+            return taken
         from nvidia.dali.plugin.pytorch import feed_ndarray
 
         # Into memory of torch's, whose allocator knows which streams still read it; DALI's does not. Blocks this thread
         # until the copy is done, so that DALI may reuse its buffer and any stream may read ours.
-        canvas = torch.empty(len(images), self._canvas, self._canvas, 3, dtype=torch.uint8, device=self._device)
-        feed_ndarray(pixels, canvas, cuda_stream=torch.cuda.current_stream(self._device))
-        return canvas.permute(0, 3, 1, 2)
+        copied = torch.empty(images, self._side, self._side, 3, dtype=torch.uint8, device=self._device)
+        feed_ndarray(pixels, copied, cuda_stream=torch.cuda.current_stream(self._device))
+        return copied
 
 
 def _as_input(images: Sequence[memoryview], rows: npt.NDArray[np.uint8] | None) -> Any:

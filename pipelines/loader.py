@@ -1,12 +1,15 @@
 """Batches: the order's sample ids -> canvases, with the draws of their views.
 
-order.py -> canvases.py -> draws.py -> Batch
+order.py -> canvases.py -> draws.py -> plan.py -> Batch
+              ^                |
+              +--- the boxes --+   where crops are cut from the original images
 """
 
 import threading
 from collections.abc import Generator
 from contextlib import closing
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -17,10 +20,12 @@ from pipelines.canvas_cache import open_canvas_cache
 from pipelines.canvases import CanvasReader, LoaderWork
 from pipelines.config import DataConfig, ViewsConfig
 from pipelines.damaged_samples import DamagedSamples, StandIns
+from pipelines.decode import Boxes, SourceCrops
 from pipelines.draws import Draws, draw_views
 from pipelines.encoded import DamagedSampleError
 from pipelines.manifest import SplitIndex
-from pipelines.order import IdArray, SampleOrder, rank_positions
+from pipelines.order import GlobalBatch, IdArray, SampleOrder, rank_positions
+from pipelines.plan import Plan, plan_views
 from pipelines.read_ahead import ReadAhead
 
 
@@ -45,11 +50,11 @@ class CanvasBatch:
     """One rank's part of a global batch, before its views are drawn."""
 
     step: int
-    epoch: int
+    part: GlobalBatch
     ids: IdArray
     """(B,) sample ids, those that stand in for damaged ones among them."""
     canvas: Tensor
-    """(B, 3, S, S) uint8 on the device."""
+    """(B, 3, S, S) uint8 on the device, or (2B, 3, s, s) crops."""
     skipped: tuple[DamagedSampleError, ...]
     """Damaged samples that were replaced."""
     work: LoaderWork
@@ -61,9 +66,11 @@ class Batch:
 
     step: int
     canvas: Tensor
-    """(B, 3, S, S) uint8 on the device."""
+    """(B, 3, S, S) uint8 on the device; (2B, 3, s, s), the crops of the views, where they are cut from the source."""
     draws: Draws
-    """Of both views of each image, on the device."""
+    """Of both views of each image."""
+    plan: Plan
+    """The same for the device, and there."""
     sample_id: Tensor
     """(B,) int64 on the host."""
     label: Tensor
@@ -97,21 +104,33 @@ def training_batches(
         DataError: more samples are damaged than the budget allows, a damaged one has no replacement left, or a remote
             data set cannot be reached.
     """
-    with closing(canvas_batches(split, data, share, device, damaged_dir, stop)) as batches:
+
+    def draws_of(ids: IdArray, part: GlobalBatch, step: int) -> Draws:
+        records = split.samples[ids]
+        height, width = records["height"].astype(np.int64), records["width"].astype(np.int64)
+        return draw_views(views, ids, height, width, share.seed, part.epoch, step)
+
+    def boxes_of(ids: IdArray, part: GlobalBatch, step: int) -> Boxes:
+        return draws_of(ids, part, step).box
+
+    crops = None
+    if views.crop == "source":
+        crops = SourceCrops(size=views.size, bicubic=views.interpolation == "bicubic", boxes_of=boxes_of)
+    with closing(canvas_batches(split, data, share, device, damaged_dir, stop, crops)) as batches:
         for batch in batches:
-            records = split.samples[batch.ids]
             with batch.work.timed("draw"):
-                height, width = records["height"].astype(np.int64), records["width"].astype(np.int64)
-                draws = draw_views(views, batch.ids, height, width, share.seed, batch.epoch)
+                draws = draws_of(batch.ids, batch.part, batch.step)
+                plan = plan_views(views, draws, data.canvas)
                 if device.type == "cuda":
-                    draws = draws.pin_memory().to(device)
+                    plan = plan.pin_memory().to(device)
                     torch.cuda.current_stream().synchronize()  # of this thread: what is handed over has arrived
             yield Batch(
                 step=batch.step,
                 canvas=batch.canvas,
                 draws=draws,
+                plan=plan,
                 sample_id=torch.from_numpy(batch.ids),
-                label=torch.from_numpy(records["label"].astype(np.int64)),
+                label=torch.from_numpy(split.samples[batch.ids]["label"].astype(np.int64)),
                 skipped=batch.skipped,
                 work=batch.work,
             )
@@ -124,27 +143,29 @@ def canvas_batches(
     device: torch.device,
     damaged_dir: Path | None = None,
     stop: threading.Event | None = None,
+    crops: SourceCrops | None = None,
 ) -> Generator[CanvasBatch, None, None]:
-    """Yield what `training_batches` adds draws to; same arguments and errors."""
+    """Yield what `training_batches` adds draws to; same arguments and errors, and the crops if they are cut here."""
     enter_device(device)
     order = SampleOrder(
         split.samples_per_shard, window_shards=data.window_shards, global_batch=share.global_batch, seed=share.seed
     )
     positions = rank_positions(share.global_batch, share.rank, share.world_size)
     damaged = DamagedSamples(split=split, budget=data.bad_sample_budget, directory=damaged_dir, rank=share.rank)
-    cache = open_canvas_cache(split, data, device, share.ranks_on_node)
-    reader = CanvasReader(split, data, batch=len(positions), device=device, damaged=damaged, cache=cache, stop=stop)
+    cache = None if crops else open_canvas_cache(split, data, device, share.ranks_on_node)
+    reader = CanvasReader(
+        split, data, batch=len(positions), device=device, damaged=damaged, cache=cache, crops=crops, stop=stop
+    )
     with closing(reader):
         ahead = ReadAhead(split, data, share.seed, reader.store)
         for step in range(share.first_step, share.last_step):
-            batch = order.batch(step)
-            ahead.reach(batch.epoch, batch.first)
-            ids, work = batch.ids(share.rank, share.world_size), LoaderWork()
-            stand_ins = StandIns(batch, positions, damaged, reader.store)
-            canvas = reader.read(ids, stand_ins.replace, work)
-            yield CanvasBatch(
-                step=step, epoch=batch.epoch, ids=ids, canvas=canvas, skipped=tuple(stand_ins.skipped), work=work
-            )
+            part = order.batch(step)
+            ahead.reach(part.epoch, part.first)
+            ids, work = part.ids(share.rank, share.world_size), LoaderWork()
+            stand_ins = StandIns(part, positions, damaged, reader.store)
+            boxes_of = partial(crops.boxes_of, part=part, step=step) if crops else None
+            canvas = reader.read(ids, stand_ins.replace, work, boxes_of)
+            yield CanvasBatch(step=step, part=part, ids=ids, canvas=canvas, skipped=tuple(stand_ins.skipped), work=work)
 
 
 def claim(tensor: Tensor) -> Tensor:

@@ -70,7 +70,7 @@ def train_for(directory: Path, steps: int) -> dict[str, Tensor]:
     batches = training_batches(open_split(directory, "train"), DataConfig(canvas=32), views, share, torch.device("cpu"))
     for batch in batches:
         optimizer.param_groups[0]["lr"] = 1.0 + batch.step
-        z = wrapped(TwoViews(views)(batch.canvas, batch.draws).double())
+        z = wrapped(TwoViews(views)(batch.canvas, batch.plan).double())
         nt_xent(z, 0.5).backward()
         optimizer.step()
         optimizer.zero_grad()

@@ -1,6 +1,7 @@
 """What only a GPU can show; `make gpu-check`. Without one every test is skipped."""
 
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from pipelines.draws import draw_views
 from pipelines.evaluation_loader import evaluation_batches
 from pipelines.loader import Share, training_batches
 from pipelines.manifest import open_split
+from pipelines.plan import plan_views
 from pipelines.prefetch import Prefetch
 from train.config import OptimizerConfig, PretrainConfig
 from train.distributed import make_accelerator
@@ -36,13 +38,20 @@ def test_canvases_decoded_on_the_gpu_are_those_of_the_cpu(shards: Path) -> None:
         assert (gpu.canvas.cpu().float() - cpu.canvas.float()).abs().mean() <= 1
 
 
-def test_views_on_the_gpu_are_those_of_the_cpu() -> None:
-    config, ids, side = ViewsConfig(size=64), np.arange(16), np.full(16, 96)
+@pytest.mark.parametrize("reference", ["paper", "torchvision"])
+@pytest.mark.parametrize("engine", ["lean", "kornia"])
+@pytest.mark.parametrize("compiled", [False, True])
+def test_views_on_the_gpu_are_those_of_the_cpu(
+    reference: Literal["paper", "torchvision"], engine: Literal["lean", "kornia"], compiled: bool
+) -> None:
+    study = {f"{name}_probability": 0.3 for name in ("rotation", "sobel", "noise", "cutout")}
+    config = ViewsConfig(size=64, reference=reference, engine=engine, compile=compiled, **study)  # type: ignore[arg-type]
+    ids, side = np.arange(16), np.full(16, 96)
     canvas = torch.randint(0, 256, (16, 3, 96, 96), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
-    draws = draw_views(config, ids, side, side, seed=0, epoch=0)
-    moved = draws.pin_memory().to(CUDA)
-    assert torch.equal(moved.numbers.cpu(), draws.numbers)
-    assert torch.allclose(TwoViews(config)(canvas.to(CUDA), moved).cpu(), TwoViews(config)(canvas, draws), atol=1e-4)
+    plan = plan_views(config, draw_views(config, ids, side, side, seed=0, epoch=0), canvas=96)
+    moved = plan.pin_memory().to(CUDA)
+    assert torch.equal(moved.numbers.cpu(), plan.numbers)
+    assert torch.allclose(TwoViews(config)(canvas.to(CUDA), moved).cpu(), TwoViews(config)(canvas, plan), atol=1e-4)
 
 
 def test_lars_on_the_gpu_is_that_of_the_cpu() -> None:

@@ -109,6 +109,11 @@ class PretrainConfig:
             raise ValueError("global_batch = 1: one image has no negatives; use at least 2")
         if self.seed >= 2**64:
             raise ValueError(f"seed = {self.seed}: must be less than 2^64")
+        if self.views.crop == "source" and self.data.cache in ("memory", "disk"):
+            raise ValueError(
+                f"data.cache = {self.data.cache}: views.crop = source cuts other crops in every epoch, so that nothing "
+                "can be kept; use data.cache = none, or views.crop = canvas"
+            )
 
     @property
     def uses_channels_last(self) -> bool:

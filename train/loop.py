@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from model.loss import nt_xent
 from pipelines.augment import TwoViews
 from pipelines.canvases import LoaderWork
-from pipelines.draws import Draws
 from pipelines.loader import Batch, claim
+from pipelines.plan import Plan
 from train.config import PretrainConfig
 from train.errors import RunError
 from train.optimizer import set_learning_rate
@@ -22,6 +22,9 @@ from train.stages import StageClock
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
+
+# What autocast makes of the views anyway, in a pass of its own.
+_INPUT_TYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,13 +75,12 @@ class Trainer:
     optimizer: Any
     steps_per_epoch: int
     clock: StageClock = field(init=False)
-    views: Callable[[Tensor, Draws], Tensor] = field(init=False)
-    layout: torch.memory_format = field(init=False)
+    views: Callable[[Tensor, Plan], Tensor] = field(init=False)
 
     def __post_init__(self) -> None:
         self.clock = StageClock(self.accelerator.device)
-        self.views = TwoViews(self.config.views)
-        self.layout = torch.channels_last if self.config.uses_channels_last else torch.contiguous_format
+        layout = torch.channels_last if self.config.uses_channels_last else torch.contiguous_format
+        self.views = TwoViews(self.config.views, _INPUT_TYPES[self.config.precision], layout)
 
     @property
     def total_steps(self) -> int:
@@ -98,8 +100,7 @@ class Trainer:
             This rank's loss, a scalar that stays on the device: `.item()` here would stall every step.
         """
         set_learning_rate(self.optimizer, self.learning_rate(batch.step))
-        views = self.views(claim(batch.canvas), batch.draws)  # (2B, 3, s, s) float32
-        views = views.to(memory_format=self.layout)
+        views = self.views(claim(batch.canvas), batch.plan)  # (2B, 3, s, s)
         self.clock.mark("augment")
         z = self.model(views)  # (2B, D) float32; prepare() runs forward under autocast
         self.clock.mark("forward")
@@ -172,7 +173,7 @@ def train(
         record(
             StepRecord(
                 step=done,
-                images=len(batch.canvas),
+                images=len(batch.sample_id),
                 step_seconds=now - step_start,
                 data_wait_seconds=data_seconds,
                 skip_reasons=tuple(skip.reason for skip in batch.skipped),

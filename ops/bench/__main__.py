@@ -3,12 +3,14 @@
 python -m ops.bench step --config train/configs/cifar10_cpu.yaml --data.dir DIR
 python -m ops.bench loader --cifar DIR --imagenet DIR
 python -m ops.bench builder --source images.tar.gz
+python -m ops.bench sharpness --imagenet DIR
+python -m ops.bench augment --sizes 32,224
 """
 
 import sys
 from importlib import import_module
 
-_SUBJECTS = ("step", "loader", "builder")
+_SUBJECTS = ("step", "loader", "builder", "augment", "sharpness")
 
 
 def main() -> None:

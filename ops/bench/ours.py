@@ -26,10 +26,10 @@ def cached(shards: str, batch: int, canvas: int) -> Iterator[Tensor]:
     batches = _batches(shards, batch, DataConfig(dir=shards, canvas=canvas, cache="memory"))
     epoch, decoded_in_epoch = 0, 1
     for made in batches:
-        if made.epoch != epoch:
+        if made.part.epoch != epoch:
             if decoded_in_epoch == 0:
                 break
-            epoch, decoded_in_epoch = made.epoch, 0
+            epoch, decoded_in_epoch = made.part.epoch, 0
         decoded_in_epoch += made.work.images_decoded
     for made in batches:
         yield made.canvas

@@ -92,7 +92,7 @@ def measure(config: StepBenchConfig, split: SplitIndex) -> dict[str, list[Block]
 
     with Prefetch(read(0, 1), depth=1) as ahead:
         (first,) = ahead
-    in_memory = make_views(first.canvas, first.draws).to(memory_format=trainer.layout)
+    in_memory = make_views(first.canvas, first.plan)
     length = _WARM_UP_STEPS + config.steps
     blocks: dict[str, list[Block]] = {"whole step": [], "bound": []}
     for block in range(config.repeats):
@@ -112,7 +112,7 @@ def time_block(trainer: "Trainer", batches: Iterable["Batch"]) -> Block:
             _wait(trainer)
             wall, cpu = time.perf_counter(), time.process_time()
         trainer.train_step(batch)
-        images += len(batch.canvas) if number >= _WARM_UP_STEPS else 0
+        images += len(batch.sample_id) if number >= _WARM_UP_STEPS else 0
     _wait(trainer)
     wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
     return Block(images_per_second=images / wall, cpu_utilisation=cpu / wall / len(os.sched_getaffinity(0)))

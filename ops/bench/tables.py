@@ -8,7 +8,8 @@ from typing import Any
 
 from ops.bench.measure import BenchConfig
 
-_COLUMNS = f"{'':<44}{'images/CPU-s':>13}{'lowest - highest':>26}{'CPU':>6}{'runs':>6}{'ours/it':>9}{'wanted':>12}"
+_UNIT = "images/CPU-s"
+_COLUMNS = f"{'lowest - highest':>26}{'CPU':>6}{'runs':>6}{'ours/it':>9}{'wanted':>12}"
 
 _SETTINGS = ("repeats", "retries", "seconds", "warm_up_seconds", "least_utilisation")
 
@@ -24,13 +25,14 @@ def machine() -> dict[str, Any]:
     }
 
 
-def show(report: dict[str, Any], config: BenchConfig) -> None:
+def show(report: dict[str, Any], config: BenchConfig, unit: str = _UNIT) -> None:
     """Print a report.
 
     Args:
         report: `machine`, and `sections`: what `compare` returned by title, or one line that says why a section was
             left out.
         config: whether as JSON.
+        unit: of the rates.
     """
     if config.json:
         settings = {name: getattr(config, name) for name in _SETTINGS}
@@ -44,12 +46,12 @@ def show(report: dict[str, Any], config: BenchConfig) -> None:
     )
     for title, section in report["sections"].items():
         print(f"\n{title}")
-        print(section if isinstance(section, str) else "\n".join(table(section)))
+        print(section if isinstance(section, str) else "\n".join(table(section, unit)))
 
 
-def table(section: dict[str, Any]) -> list[str]:
+def table(section: dict[str, Any], unit: str = _UNIT) -> list[str]:
     """Lines, one per contestant."""
-    return [_COLUMNS, *(_row(name, entry) for name, entry in section.items())]
+    return [f"{'':<44}{unit:>13}{_COLUMNS}", *(_row(name, entry) for name, entry in section.items())]
 
 
 def ratios(report: dict[str, Any]) -> dict[str, dict[str, float]]:

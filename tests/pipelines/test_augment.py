@@ -1,132 +1,121 @@
-import kornia
+from dataclasses import replace
+from typing import Literal
+
 import numpy as np
 import pytest
 import torch
-import torchvision.transforms.v2.functional as reference
-from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
+from view_cases import NOTHING, STUDY, canvases, drawn, planned, views_of
 
-from pipelines.augment import TwoViews, centre_view, crop_resize_flip
+from ops.bench.counting import dispatches, peak_bytes
+from pipelines.augment import TwoViews
 from pipelines.config import ViewsConfig
-from pipelines.draws import COLOUR_OPERATIONS, draw_views
+from pipelines.plan import plan_views
+
+Reference = Literal["paper", "torchvision"]
+REFERENCES: tuple[Reference, ...] = ("paper", "torchvision")
 
 
-def canvas(images: int = 6, side: int = 32) -> Tensor:
-    generator = torch.Generator().manual_seed(0)
-    coarse = torch.rand(images, 3, 6, 6, generator=generator)
-    smooth = torch.nn.functional.interpolate(coarse, size=(side, side), mode="bilinear")
-    return (smooth * 255).round().to(torch.uint8)
+@pytest.mark.parametrize("reference", REFERENCES)
+@pytest.mark.parametrize(("size", "side"), [(32, 32), (224, 256)])
+@pytest.mark.parametrize("order", ["sample", "batch"])
+def test_the_lean_engine_is_the_plain_reading_in_kornia(
+    reference: Reference, size: int, side: int, order: Literal["sample", "batch"]
+) -> None:
+    lean = ViewsConfig(size=size, reference=reference, jitter_order=order, **STUDY)
+    images = canvases(48 if size == 32 else 8, side=side)
+    difference = views_of(lean, images) - views_of(replace(lean, engine="kornia"), images)
+    assert difference.abs().max() < 5e-5
 
 
-def views_of(images: Tensor, config: ViewsConfig, epoch: int = 0) -> Tensor:
-    ids = np.arange(len(images))
-    sides = np.full(len(images), images.shape[-1])
-    return TwoViews(config)(images, draw_views(config, ids, sides, sides, seed=0, epoch=epoch))
-
-
-@pytest.mark.parametrize("size", [8, 32, 50])
-@pytest.mark.parametrize("mirrored", [False, True])
-def test_a_crop_on_whole_pixels_is_torchvisions_antialiased_resized_crop(size: int, mirrored: bool) -> None:
-    images = canvas(1)
-    for top, left, height, width in [(0, 0, 32, 32), (3, 5, 20, 11), (31, 31, 1, 1), (16, 0, 16, 32)]:
-        box = torch.tensor([[top, left, height, width]], dtype=torch.float32) / 32
-        ours = crop_resize_flip(images, box, torch.tensor([float(mirrored)]), size)
-        cropped = images[:, :, top : top + height, left : left + width].float() / 255
-        theirs = reference.resize(cropped, [size, size], antialias=True)
-        theirs = theirs.flip(-1) if mirrored else theirs
-        assert torch.allclose(ours, theirs, atol=2e-6)
-
-
-def test_fine_stripes_do_not_alias_when_they_shrink() -> None:
-    stripes = (torch.arange(256) % 2 * 255).to(torch.uint8).expand(1, 3, 256, 256)
-    small = crop_resize_flip(stripes.contiguous(), torch.tensor([[0.0, 0, 1, 1]]), torch.zeros(1), 64)
-    assert (small[..., 1:-1, 1:-1] - 0.5).abs().max() < 0.01
-
-
-def test_the_centre_view_is_a_central_square_of_the_original() -> None:
-    images = canvas(2, side=32)
-    height, width = torch.tensor([32.0, 64.0]), torch.tensor([32.0, 32.0])
-    centred = centre_view(images, height, width, 16, share=0.5)
-    assert torch.allclose(centred[0], reference.resize(images[0, :, 8:24, 8:24].float() / 255, [16, 16]), atol=2e-6)
-    # 64 high on a canvas of 32: a square of 16 original pixels is 8 canvas rows by 16 canvas columns.
-    tall = images[1, :, 12:20, 8:24].float() / 255
-    assert torch.allclose(centred[1], reference.resize(tall, [16, 16], antialias=True), atol=2e-6)
-
-
-def test_views_are_two_per_image_in_range_and_different() -> None:
-    images = canvas()
-    views = views_of(images, ViewsConfig(size=24))
-    assert views.shape == (12, 3, 24, 24)
+@pytest.mark.parametrize("reference", REFERENCES)
+def test_views_are_two_per_image_in_range_and_different(reference: Reference) -> None:
+    views = views_of(ViewsConfig(size=24, reference=reference), canvases())
+    assert views.shape == (16, 3, 24, 24)
     assert views.dtype == torch.float32
     assert views.min() >= 0
     assert views.max() <= 1
-    assert (views[:6] - views[6:]).abs().amax(dim=(1, 2, 3)).min() > 0.01
+    assert (views[:8] - views[8:]).abs().amax(dim=(1, 2, 3)).min() > 0.01
 
 
-def test_a_view_does_not_depend_on_its_batch() -> None:
-    images, config = canvas(6), ViewsConfig(size=32)
-    whole = views_of(images, config)
-    ids, sides = np.array([4, 2]), np.full(2, 32)
-    part = TwoViews(config)(images[[4, 2]], draw_views(config, ids, sides, sides, seed=0, epoch=0))
-    assert torch.allclose(part, whole[[4, 2, 10, 8]], atol=1e-6)
+@pytest.mark.parametrize("engine", ["lean", "kornia"])
+@pytest.mark.parametrize("reference", REFERENCES)
+def test_a_view_does_not_depend_on_its_batch(reference: Reference, engine: Literal["lean", "kornia"]) -> None:
+    config = ViewsConfig(size=32, reference=reference, engine=engine, **STUDY)
+    images = canvases(16)
+    whole = views_of(config, images)
+    for places in ([4, 2, 11], [15], list(range(15, -1, -1))):
+        draws = drawn(config, np.array(places))
+        part = TwoViews(config)(images[places], plan_views(config, draws, canvas=32))
+        rows = places + [place + 16 for place in places]
+        torch.testing.assert_close(part, whole[rows], atol=1e-5, rtol=0)
 
 
 def test_nothing_drawn_means_nothing_changed() -> None:
-    images = canvas()
-    config = ViewsConfig(
-        size=32,
-        crop_area_min=1.0,
-        flip_probability=0.0,
-        jitter_probability=0.0,
-        grayscale_probability=0.0,
-        blur_probability=0.0,
-    )
-    views = views_of(images, config)
-    # Crops of area 1 and aspect other than 1 do not fit a square image, so the whole image is the only crop.
-    assert torch.allclose(views, (images.float() / 255).repeat(2, 1, 1, 1), atol=1e-6)
+    images = canvases()
+    for reference in REFERENCES:
+        if reference == "torchvision":
+            config = ViewsConfig(size=32, reference=reference, **NOTHING)
+            views = views_of(config, images, side=(32, 32))
+            torch.testing.assert_close(views, (images.float().contiguous() / 255).repeat(2, 1, 1, 1))
 
 
-def test_colour_is_torchvisions_operation_by_operation_in_the_drawn_order() -> None:
-    images = canvas(16)
-    config = ViewsConfig(
-        size=32, crop_area_min=1.0, flip_probability=0.0, grayscale_probability=0.0, blur_probability=0.0
-    )
-    ids, sides = np.arange(16), np.full(16, 32)
-    draws = draw_views(config, ids, sides, sides, seed=0, epoch=0)
-    views = TwoViews(config)(images, draws)
-    apply = {
-        "brightness": reference.adjust_brightness,
-        "contrast": reference.adjust_contrast,
-        "saturation": reference.adjust_saturation,
-        "hue": reference.adjust_hue,
-    }
-    jittered = 0
-    for row, view in enumerate(views):
-        expected = images[row % 16].float() / 255
-        for stage in draws.colour_rows:
-            for column, rows in enumerate(stage):
-                if row in rows.tolist():
-                    expected = apply[COLOUR_OPERATIONS[column]](expected, draws.factors[row, column].item())
-                    jittered += 1
-        assert torch.allclose(view, expected, atol=2e-4)  # torchvision's luminance weights have one digit more
-    assert jittered > 60
+def test_output_comes_in_the_type_and_layout_asked_for() -> None:
+    config, images = ViewsConfig(size=32), canvases()
+    plan = planned(config, images)
+    plain = TwoViews(config)(images, plan)
+    half = TwoViews(config, torch.bfloat16, torch.channels_last)(images, plan)
+    assert half.dtype == torch.bfloat16
+    assert half.is_contiguous(memory_format=torch.channels_last)
+    torch.testing.assert_close(half.contiguous(), plain.to(torch.bfloat16))
 
 
-def test_grayscale_and_blur_touch_only_the_drawn_rows() -> None:
-    images = canvas(16)
-    config = ViewsConfig(size=40, crop_area_min=1.0, flip_probability=0.0, jitter_probability=0.0)
-    ids, sides = np.arange(16), np.full(16, 32)
-    draws = draw_views(config, ids, sides, sides, seed=0, epoch=0)
-    views = TwoViews(config)(images, draws)
-    plain = crop_resize_flip(images, draws.box, draws.flip, 40)
-    for row, view in enumerate(views):
-        expected = plain[row : row + 1]
-        if row in draws.grayscale_rows.tolist():
-            expected = kornia.color.rgb_to_grayscale(expected).expand(-1, 3, -1, -1)
-        if row in draws.blur_rows.tolist():
-            expected = reference.gaussian_blur(expected, [5, 5], [draws.sigma[row].item()])
-        assert torch.allclose(view, expected[0], atol=1e-5)
+@pytest.mark.parametrize("engine", ["lean", "kornia"])
+@pytest.mark.parametrize("reference", REFERENCES)
+@pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
+@pytest.mark.parametrize("crop", ["canvas", "source"])
+def test_the_device_is_asked_for_nothing(
+    reference: Reference,
+    engine: Literal["lean", "kornia"],
+    interpolation: Literal["bilinear", "bicubic"],
+    crop: Literal["canvas", "source"],
+) -> None:
+    """Fake tensors have no values to give."""
+    config = ViewsConfig(reference=reference, engine=engine, interpolation=interpolation, crop=crop, **STUDY)
+    plan = plan_views(config, drawn(config, np.arange(8)), canvas=256)
+    fake = FakeTensorMode()
+    fake_plan = plan.map(fake.from_tensor)
+    with fake:
+        shape = (16, 3, 224, 224) if crop == "source" else (8, 3, 256, 256)
+        views = TwoViews(config)(torch.zeros(shape, dtype=torch.uint8), fake_plan)
+    assert views.shape == (16, 3, 224, 224)
 
 
-def test_the_blur_kernel_is_a_tenth_of_the_view_forced_odd() -> None:
-    kernels = {size: TwoViews(ViewsConfig(size=size))._kernel for size in (8, 32, 96, 224)}
-    assert kernels == {8: 1, 32: 3, 96: 9, 224: 23}
+@pytest.mark.parametrize("reference", REFERENCES)
+@pytest.mark.parametrize("images", [8, 40])
+def test_a_batch_takes_at_most_200_operators_whatever_its_size(reference: Reference, images: int) -> None:
+    config, batch = ViewsConfig(reference=reference), canvases(images, side=256)
+    plan = planned(config, batch)
+    assert min(len(plan.rows[name]) for name in ("jitter", "grayscale", "shrink", "blur narrow", "blur wide")) > 0
+    assert dispatches(lambda: TwoViews(config)(batch, plan)) <= 200
+
+
+@pytest.mark.parametrize("reference", REFERENCES)
+@pytest.mark.parametrize(("size", "side", "images"), [(32, 32, 256), (224, 256, 16)])
+def test_temporaries_stay_below_seven_times_the_views(reference: Reference, size: int, side: int, images: int) -> None:
+    config, batch = ViewsConfig(size=size, reference=reference), canvases(images, side=side)
+    plan, make_views = planned(config, batch), TwoViews(config)
+    views = make_views(batch, plan)
+    assert peak_bytes(lambda: make_views(batch, plan)) <= 7 * views.nbytes
+
+
+def test_crops_from_the_source_are_only_mirrored_and_coloured() -> None:
+    config = ViewsConfig(size=32, reference="torchvision", **{**NOTHING, "flip_probability": 0.5})
+    cuts = canvases(16)
+    draws = drawn(config, np.arange(8), side=(32, 32))
+    source = replace(config, crop="source")
+    views = TwoViews(source)(cuts, plan_views(source, draws, canvas=32))
+    expected = cuts.float().contiguous() / 255
+    expected[draws.flip] = expected[draws.flip].flip(-1)
+    torch.testing.assert_close(views, expected)
+    assert 0 < draws.flip.sum() < 16

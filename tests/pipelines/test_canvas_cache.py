@@ -37,7 +37,7 @@ def assert_equal(found: list[Batch], expected: list[Batch]) -> None:
         assert torch.equal(a.canvas, b.canvas)
         assert a.canvas.stride() == b.canvas.stride()
         assert torch.equal(a.sample_id, b.sample_id)
-        assert torch.equal(a.draws.numbers, b.draws.numbers)
+        assert torch.equal(a.plan.numbers, b.plan.numbers)
 
 
 @pytest.mark.parametrize("kind", ["memory", "disk", "auto"])

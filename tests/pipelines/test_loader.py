@@ -67,7 +67,7 @@ def test_starting_at_a_step_equals_continuing_to_it(train: SplitIndex) -> None:
     for a, b in zip(whole, resumed, strict=True):
         assert torch.equal(a.sample_id, b.sample_id)
         assert torch.equal(a.canvas, b.canvas)
-        assert torch.equal(a.draws.numbers, b.draws.numbers)
+        assert torch.equal(a.plan.numbers, b.plan.numbers)
 
 
 def test_an_epoch_holds_no_sample_twice(train: SplitIndex) -> None:

@@ -46,7 +46,7 @@ def assert_equal(found: list[Batch], expected: list[Batch]) -> None:
     for a, b in zip(found, expected, strict=True):
         assert torch.equal(a.sample_id, b.sample_id)
         assert torch.equal(a.canvas, b.canvas)
-        assert torch.equal(a.draws.numbers, b.draws.numbers)
+        assert torch.equal(a.plan.numbers, b.plan.numbers)
 
 
 @pytest.mark.parametrize("how", ["shards", "ranges"])
