@@ -82,7 +82,7 @@ class ViewsConfig:
     rotation_probability: ClosedUnitInterval = 0.0
     """Rotation by 90, 180 or 270 degrees. This and the next three are of the paper's composition study (Fig. 5)."""
     sobel_probability: ClosedUnitInterval = 0.0
-    """Sobel filter: each channel becomes the magnitude of its gradient."""
+    """Sobel filter: each channel becomes the magnitude of its gradient, clipped to 1."""
     noise_probability: ClosedUnitInterval = 0.0
     """Gaussian noise on each pixel and channel."""
     noise_max: PositiveFloat = 0.2

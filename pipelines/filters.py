@@ -55,10 +55,10 @@ def rotate_(views: Tensor, plan: Plan) -> None:
 
 
 def sobel_(views: Tensor, plan: Plan) -> None:
-    """The magnitude of each channel's gradient."""
+    """The magnitude of each channel's gradient, not normalised but clipped: a step of a quarter is white already."""
     rows = plan.rows["sobel"]
     if len(rows):
-        views[rows] = kornia.filters.sobel(views[rows])
+        views[rows] = kornia.filters.sobel(views[rows], normalized=False).clamp_(0, 1)
 
 
 def add_noise_(views: Tensor, plan: Plan) -> None:
