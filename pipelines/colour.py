@@ -8,7 +8,7 @@ it and those that come after. Here images are (N, 3, P) float32 in [0, 1], their
 import torch
 from torch import Tensor
 
-from pipelines.plan import BLENDS, NO_BLEND, Plan
+from pipelines.plan import BLENDS, NO_BLEND, Plan, column
 
 _TINY = 1e-12
 """Stands for black, whose saturation would be 0 / 0."""
@@ -27,13 +27,13 @@ def change_colours_(views: Tensor, plan: Plan, *, paper: bool) -> None:
     rows = plan.rows["jitter"]
     if len(rows):
         x = pixels.index_select(0, rows).clamp_(min=_TINY)  # those whose hue changes later stand first
-        jittered = plan.take(rows)
+        numbers = plan.numbers.index_select(0, rows)
         sizes = [(later, len(rows) - later) for later in plan.hue_later]
         xs = [x.split(parts) for parts in sizes]
-        blends = [blend.split(parts) for parts, blend in zip(sizes, _blends(jittered), strict=True)]
+        blends = [blend.split(parts) for parts, blend in zip(sizes, _blends(numbers), strict=True)]
         for j in range(BLENDS):
             blend_(xs[j][0], blends[j][0], luminance, paper=paper)
-        shift_hue_(x, jittered.column("hue shifts"))
+        shift_hue_(x, column(numbers, "hue shifts"))
         for j in range(BLENDS):
             blend_(xs[j][1], blends[j][1], luminance, paper=paper)
         pixels.index_copy_(0, rows, x)
@@ -49,22 +49,21 @@ def change_all_colours(views: Tensor, numbers: Tensor, *, paper: bool) -> Tensor
     Every blend is made on every view, by a factor of 1 where none is due, and numbers are all that changes from batch
     to batch, so that one graph serves all orders.
     """
-    plan = Plan(numbers=numbers, rows={}, hue_later=())
-    x, luminance = views.flatten(2).clamp(min=_TINY), plan.column("luminance").unsqueeze(1)
-    later = plan.column("hue later")[:, :, None, None, None].unbind(1)
-    blends = _blends(plan)
+    x, luminance = views.flatten(2).clamp(min=_TINY), column(numbers, "luminance").unsqueeze(1)
+    later = column(numbers, "hue later")[:, :, None, None, None].unbind(1)
+    blends = _blends(numbers)
     none = torch.tensor(NO_BLEND, device=views.device).view(1, -1, 1, 1)
     for j in range(BLENDS):
         blend_(x, torch.where(later[j] > 0, blends[j], none), luminance, paper=paper)
-    shift_hue_(x, plan.column("hue shifts"))
+    shift_hue_(x, column(numbers, "hue shifts"))
     for j in range(BLENDS):
         blend_(x, torch.where(later[j] > 0, none, blends[j]), luminance, paper=paper)
-    return torch.lerp(x, torch.bmm(luminance, x), plan.column("grayscale").unsqueeze(2)).view_as(views)
+    return torch.lerp(x, torch.bmm(luminance, x), column(numbers, "grayscale").unsqueeze(2)).view_as(views)
 
 
-def _blends(plan: Plan) -> tuple[Tensor, ...]:
+def _blends(numbers: Tensor) -> tuple[Tensor, ...]:
     """Three of (N, 4, 1, 1)."""
-    return plan.column("blends").view(-1, BLENDS, len(NO_BLEND), 1, 1).unbind(1)
+    return column(numbers, "blends").view(-1, BLENDS, len(NO_BLEND), 1, 1).unbind(1)
 
 
 def blend_(x: Tensor, blend: Tensor, luminance: Tensor, *, paper: bool) -> None:
@@ -77,7 +76,7 @@ def blend_(x: Tensor, blend: Tensor, luminance: Tensor, *, paper: bool) -> None:
 
     Args:
         x: (N, 3, P), changed in place.
-        blend: (N, 4, 1, 1), of Plan.column("blends").
+        blend: (N, 4, 1, 1), `blends` of `plan.column`.
         luminance: (N or more, 1, 3).
         paper: by whose formulas.
     """

@@ -56,7 +56,8 @@ class ViewsConfig:
     """Whose sampler of crops, formulas of colour and border of the blur. paper: the reference code's, which is
     TensorFlow's. torchvision: those of most PyTorch projects."""
     interpolation: Literal["bilinear", "bicubic"] = "bilinear"
-    """Of the crop. bicubic is the reference code's; anti-aliased where a crop is shrunk, either way."""
+    """Of the crop. bicubic is the kernel of the reference code (its TensorFlow 2 version). Unlike there, a crop that is
+    shrunk is anti-aliased."""
     crop: Literal["canvas", "source"] = "canvas"
     """What crops are cut from. canvas: the decoded square, on the device. source: the original image, by DALI while it
     decodes, as sharp as it can be; decodes every image anew in every epoch."""
@@ -103,3 +104,5 @@ class ViewsConfig:
             )
         if self.jitter_strength > 1.25:
             raise ValueError(f"views.jitter_strength = {self.jitter_strength}: at most 1.25, where contrast reaches 0")
+        if self.compile and self.engine != "lean":
+            raise ValueError(f"views.compile = true: views.engine = {self.engine} is not compiled; use lean")

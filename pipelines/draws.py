@@ -5,6 +5,7 @@ So a view does not depend on the world size, the rank, the place in the batch, t
 
 from dataclasses import dataclass, fields
 from itertools import permutations
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -115,7 +116,7 @@ def draw_views(
     )
 
 
-def _draw_study(config: ViewsConfig, sample_id: Ids, seed: int, epoch: int, first: Bools) -> dict[str, npt.NDArray]:  # type: ignore[type-arg]
+def _draw_study(config: ViewsConfig, sample_id: Ids, seed: int, epoch: int, first: Bools) -> dict[str, Any]:
     """The operations of the composition study, drawn only for runs that use any of them."""
     views = len(first)
     if not (

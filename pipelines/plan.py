@@ -17,6 +17,7 @@ from pipelines.config import ViewsConfig
 from pipelines.crop import AXIS_NUMBERS, crop_axes
 from pipelines.draws import COLOUR_OPERATIONS, Bools, Draws
 
+Rows = npt.NDArray[np.int64]
 BLENDS = 3
 """Brightness, contrast and saturation: all but the hue."""
 NO_LIMIT = float(np.finfo(np.float32).max)
@@ -59,24 +60,15 @@ class Plan:
     """int64 rows by what is done to them; `noise key` holds the 31-bit keys of the rows in `noise`."""
     hue_later: tuple[int, ...]
     """[j]: of the rows in `jitter`, how many have their hue changed after blend j. They stand first."""
+    packed: Tensor
+    """The memory of all of these but the last, so that one copy moves them."""
 
     def __len__(self) -> int:
         return len(self.numbers)
 
     def column(self, name: str) -> Tensor:
-        """(2B, n) numbers of one kind.
-
-        axes: of the crop, two times seven, see `crop_axes`. flip: 1 where mirrored. sigma: of the blur, in pixels of
-        the view. blur exponent: -1 / (2 sigma^2). factors: strength of each of COLOUR_OPERATIONS. cutout centre: row
-        and column as shares of the side. noise std. blends: three times four, see `_blends`. hue shifts: see
-        `colour.shift_hue_`. (Blends and shifts change nothing where colour is not jittered.) luminance: weights of red,
-        green and blue. hue later: 1 where the hue changes after blend j. grayscale: 1 where the view turns gray.
-        """
-        return self.numbers[:, _COLUMNS[name]]
-
-    def take(self, rows: Tensor) -> "Plan":
-        """The numbers of some views, without row lists."""
-        return Plan(numbers=self.numbers.index_select(0, rows), rows={}, hue_later=())
+        """Numbers of one kind of all views, see `column`."""
+        return column(self.numbers, name)
 
     def pin_memory(self) -> "Plan":
         """The same plan in page-locked memory, from which the copy to a GPU is asynchronous."""
@@ -87,15 +79,21 @@ class Plan:
         return self.map(lambda tensor: tensor.to(device, non_blocking=True))
 
     def map(self, function: Callable[[Tensor], Tensor]) -> "Plan":
-        """Apply a function to one packed buffer, not to a dozen small tensors: one copy instead of many."""
-        packed = function(torch.cat([*self.rows.values(), self.numbers.reshape(-1).view(torch.int64)]))
-        lengths = [len(rows) for rows in self.rows.values()]
-        *rows, numbers = torch.split_with_sizes(packed, [*lengths, self.numbers.numel() // 2])
-        return Plan(
-            numbers=numbers.view(torch.float32).view(self.numbers.shape),
-            rows=dict(zip(self.rows, rows, strict=True)),
-            hue_later=self.hue_later,
-        )
+        """Apply a function to the packed memory."""
+        lengths = {name: len(rows) for name, rows in self.rows.items()}
+        return _unpack(function(self.packed), lengths, len(self), self.hue_later)
+
+
+def column(numbers: Tensor, name: str) -> Tensor:
+    """(N, n) numbers of one kind of N rows of Plan.numbers.
+
+    axes: of the crop, two times seven, see `crop_axes`. flip: 1 where mirrored. sigma: of the blur, in pixels of the
+    view. blur exponent: -1 / (2 sigma^2). factors: strength of each of COLOUR_OPERATIONS. cutout centre: row and column
+    as shares of the side. noise std. blends: three times four, see `_blends`. hue shifts: see `colour.shift_hue_`.
+    (Blends and shifts change nothing where colour is not jittered.) luminance: weights of red, green and blue. hue
+    later: 1 where the hue changes after blend j. grayscale: 1 where the view turns gray.
+    """
+    return numbers[:, _COLUMNS[name]]
 
 
 def plan_views(config: ViewsConfig, draws: Draws, canvas: int) -> Plan:
@@ -127,25 +125,23 @@ def plan_views(config: ViewsConfig, draws: Draws, canvas: int) -> Plan:
     jitter = np.flatnonzero(draws.jitter)
     jitter = jitter[np.argsort(-hue_later[jitter].sum(axis=1), kind="stable")]
     rows = {
-        "jitter": torch.from_numpy(jitter),
+        "jitter": jitter,
         "grayscale": _rows(draws.grayscale),
         "shrink": _rows((draws.box[:, 2:] * canvas > config.size + 1e-6).any(axis=1)),
         **_blur_rows(config, draws),
         **{f"turn {turns}": _rows(draws.quarter_turns == turns) for turns in (1, 2, 3)},
         "sobel": _rows(draws.sobel),
         "noise": _rows(draws.noise),
-        "noise key": torch.from_numpy(draws.noise_key[draws.noise]),
+        "noise key": draws.noise_key[draws.noise],
         "cutout": _rows(draws.cutout),
     }
     if config.engine == "kornia":
         for stage in range(len(COLOUR_OPERATIONS)):
             for operation, name in enumerate(COLOUR_OPERATIONS):
                 rows[f"{name} {stage}"] = _rows(draws.jitter & (draws.order[:, stage] == operation))
-    return Plan(
-        numbers=torch.from_numpy(numbers),
-        rows=rows,
-        hue_later=tuple(int(count) for count in hue_later.sum(axis=0)),
-    )
+    packed = torch.from_numpy(np.concatenate([*rows.values(), numbers.view(np.int64).ravel()]))
+    lengths = {name: len(of_name) for name, of_name in rows.items()}
+    return _unpack(packed, lengths, len(draws), tuple(int(count) for count in hue_later.sum(axis=0)))
 
 
 def blur_radius(size: int) -> int:
@@ -174,12 +170,23 @@ def _blends(config: ViewsConfig, draws: Draws) -> npt.NDArray[np.float64]:
     return np.stack([factor, gray_share, mean_share, no_limit], axis=2).reshape(-1, BLENDS * len(NO_BLEND))
 
 
-def _blur_rows(config: ViewsConfig, draws: Draws) -> dict[str, Tensor]:
+def _blur_rows(config: ViewsConfig, draws: Draws) -> dict[str, Rows]:
     """Rows to blur, apart by the kernel that their sigma needs."""
     blurred = draws.blur & (blur_radius(config.size) > 0)
     narrow: Bools = draws.sigma * _SIGMAS <= narrow_radius(config.size)
     return {"blur narrow": _rows(blurred & narrow), "blur wide": _rows(blurred & ~narrow)}
 
 
-def _rows(mask: npt.NDArray[np.bool_]) -> Tensor:
-    return torch.from_numpy(np.flatnonzero(mask))
+def _rows(mask: Bools) -> Rows:
+    return np.flatnonzero(mask)
+
+
+def _unpack(packed: Tensor, lengths: dict[str, int], views: int, hue_later: tuple[int, ...]) -> Plan:
+    """Rows first, as many of each name as there are, then the numbers."""
+    *rows, numbers = packed.split_with_sizes([*lengths.values(), views * _WIDTH // 2])
+    return Plan(
+        numbers=numbers.view(torch.float32).view(views, _WIDTH),
+        rows=dict(zip(lengths, rows, strict=True)),
+        hue_later=hue_later,
+        packed=packed,
+    )

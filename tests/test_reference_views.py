@@ -1,7 +1,7 @@
 """The references of the views agree with TensorFlow and torch, and our sampler of crops with TensorFlow's.
 
 tests/golden/paper_views.json holds what TensorFlow computed, in an environment of its own, with the calls of the SimCLR
-authors' data_util.py.
+authors' tf2/data_util.py. (Their older data_util.py resizes otherwise: a = -3/4, and no half-pixel centres.)
 """
 
 import json
@@ -73,6 +73,7 @@ def test_blur_with_a_zero_border_is_tensorflows() -> None:
 
 
 def test_enlarging_is_tensorflows() -> None:
+    # To 16 pixels, because TensorFlow has bicubic weights in steps of 1/1024 of a pixel: at 16 these are exact.
     image = np.array(GOLDEN["crop_resize"]["image"])[..., None] / 255
     for case in GOLDEN["crop_resize"]["cases"]:
         top, left, height, width = case["box"]

@@ -1,6 +1,7 @@
 """The processes of a run: what was asked of launcher and hardware is what there is, or one line says what is not."""
 
 import os
+import shutil
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
@@ -78,6 +79,9 @@ def make_accelerator(config: PretrainConfig) -> "Accelerator":
         raise RunError("device = cuda: torch finds no CUDA device; use device = cpu or check the driver")
     if config.precision == "fp16" and on_cpu:
         raise RunError("precision = fp16: needs CUDA; use bf16 or fp32 on the CPU")
+    compiler = os.environ.get("CXX", "g++")
+    if config.views.compile and on_cpu and shutil.which(compiler) is None:
+        raise RunError(f"views.compile = true: the C++ compiler {compiler} is missing; install it or do not compile")
     if on_cpu:
         cores = len(os.sched_getaffinity(0))
         torch.set_num_threads(config.cpu_threads or max(1, cores // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))))

@@ -109,6 +109,34 @@ def test_temporaries_stay_below_seven_times_the_views(reference: Reference, size
     assert peak_bytes(lambda: make_views(batch, plan)) <= 7 * views.nbytes
 
 
+@pytest.mark.parametrize(("size", "side", "images"), [(32, 32, 128), (224, 256, 16)])
+def test_temporaries_are_fewer_than_those_of_kornias_own_sequence(size: int, side: int, images: int) -> None:
+    import kornia.augmentation as K  # noqa: N812  # Kornia's own name for it
+
+    batch = canvases(images, side=side)
+    config = ViewsConfig(size=size, reference="torchvision", blur_probability=0.5 if size > 32 else 0.0)
+    plan, make_views = planned(config, batch), TwoViews(config)
+    sequence = K.AugmentationSequential(
+        K.RandomResizedCrop((size, size), scale=(0.08, 1.0)),
+        K.RandomHorizontalFlip(),
+        K.ColorJitter(0.8, 0.8, 0.8, 0.2, p=0.8),
+        K.RandomGrayscale(p=0.2),
+        *([K.RandomGaussianBlur((23, 23), (0.1, 2.0))] if size > 32 else []),
+    )
+
+    def kornias() -> tuple[object, object]:
+        pixels = batch.float().contiguous().div_(255)
+        return sequence(pixels), sequence(pixels)
+
+    torch.manual_seed(0)
+    assert peak_bytes(lambda: make_views(batch, plan)) < peak_bytes(kornias)
+
+
+def test_compiling_the_kornia_engine_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"views\.compile = true: views\.engine = kornia is not compiled; use lean"):
+        ViewsConfig(engine="kornia", compile=True)
+
+
 def test_crops_from_the_source_are_only_mirrored_and_coloured() -> None:
     config = ViewsConfig(size=32, reference="torchvision", **{**NOTHING, "flip_probability": 0.5})
     cuts = canvases(16)
