@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from pipelines.config import Operation, ViewsConfig
+from pipelines.config import PAPER_LEAST_AREA, Operation, ViewsConfig
 from pipelines.crop_boxes import ASPECT
 from pipelines.draws import BLUR_SIGMA, COLOUR_OPERATIONS, VIEWS, Draws
 
@@ -153,9 +153,10 @@ def _colour(config: ViewsConfig, column: int) -> OperationRange:
 def _crop(config: ViewsConfig, height: Ints, width: Ints) -> OperationRange:
     """Central crops; one that sticks out of its image becomes the largest of its aspect that does not."""
     height, width = np.tile(height, VIEWS), np.tile(width, VIEWS)
+    least = max(config.crop_area_min, PAPER_LEAST_AREA if config.reference == "paper" else 0.0)
     strengths = [_neutral("whole")]
     for name, aspect in _ASPECTS.items():
-        for area in _numbers(config.crop_area_min, config.crop_area_max, _AREAS):
+        for area in _numbers(least, config.crop_area_max, _AREAS):
             tall, wide = np.sqrt(area * height * width / aspect), np.sqrt(area * height * width * aspect)
             fitting = np.minimum(1, np.minimum(height / tall, width / wide))
             tall, wide = (np.maximum(1, np.rint(side * fitting)) for side in (tall, wide))

@@ -42,6 +42,10 @@ class DataConfig:
 Operation = Literal["crop", "flip", "rotation", "jitter", "grayscale", "blur", "sobel", "noise", "cutout"]
 """What is done to a view, in this order."""
 
+PAPER_LEAST_AREA = 0.1
+"""Share of the image that a crop of the reference code covers at least, whatever its range of areas:
+`min_object_covered` of TensorFlow's sampler, where the object is the whole image."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class ViewsConfig:
@@ -101,6 +105,11 @@ class ViewsConfig:
             raise ValueError(
                 f"views.crop_area_min = {self.crop_area_min}, views.crop_area_max = {self.crop_area_max}: "
                 "must be 0 < min <= max <= 1"
+            )
+        if self.reference == "paper" and self.crop_area_max < PAPER_LEAST_AREA:
+            raise ValueError(
+                f"views.crop_area_max = {self.crop_area_max}: views.reference = paper accepts no crop of less than "
+                f"{PAPER_LEAST_AREA} of the image; use a larger one, or torchvision"
             )
         if self.jitter_strength > 1.25:
             raise ValueError(f"views.jitter_strength = {self.jitter_strength}: at most 1.25, where contrast reaches 0")

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import numpy.typing as npt
 
-from pipelines.config import ViewsConfig
+from pipelines.config import PAPER_LEAST_AREA, ViewsConfig
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
@@ -16,7 +16,6 @@ TORCHVISION_DRAWS = 22
 PAPER_ATTEMPTS = 100
 PAPER_DRAWS = 4
 """Of one attempt: aspect, height, top, left."""
-_PAPER_LEAST_COVERED = 0.1  # `min_object_covered` of the reference code, whose object is the whole image
 
 
 def torchvision_boxes(config: ViewsConfig, u: Floats, height: Ints, width: Ints) -> Floats:
@@ -79,7 +78,7 @@ def paper_attempt(config: ViewsConfig, u: Floats, height: Ints, width: Ints) -> 
     crop_height -= crop_height * np.rint(crop_height * aspect) > most
     crop_width = np.rint(crop_height * aspect)
     area = crop_height * crop_width
-    counts = (area >= np.maximum(least, _PAPER_LEAST_COVERED * pixels)) & (area <= most) & (area > 0)
+    counts = (area >= np.maximum(least, PAPER_LEAST_AREA * pixels)) & (area <= most) & (area > 0)
     counts &= (crop_width <= width) & (crop_height <= height)
     top, left = np.floor(u[:, 2] * (height - crop_height)), np.floor(u[:, 3] * (width - crop_width))
     return np.stack([top, left, crop_height, crop_width], axis=1), counts

@@ -132,6 +132,12 @@ def test_temporaries_are_fewer_than_those_of_kornias_own_sequence(size: int, sid
     assert peak_bytes(lambda: make_views(batch, plan)) < peak_bytes(kornias)
 
 
+def test_areas_that_the_papers_sampler_never_accepts_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"views\.crop_area_max = 0\.09: views\.reference = paper accepts no crop"):
+        ViewsConfig(crop_area_min=0.05, crop_area_max=0.09)
+    ViewsConfig(crop_area_min=0.05, crop_area_max=0.09, reference="torchvision")
+
+
 def test_compiling_the_kornia_engine_is_refused() -> None:
     with pytest.raises(ValueError, match=r"views\.compile = true: views\.engine = kornia is not compiled; use lean"):
         ViewsConfig(engine="kornia", compile=True)
