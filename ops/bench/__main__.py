@@ -3,8 +3,8 @@
 python -m ops.bench step --config train/configs/cifar10_cpu.yaml --data.dir DIR
 python -m ops.bench loader --cifar DIR --imagenet DIR
 python -m ops.bench builder --source images.tar.gz
-python -m ops.bench sharpness --imagenet DIR
 python -m ops.bench augment --sizes 32,224
+python -m ops.bench sharpness --imagenet DIR
 """
 
 import sys

@@ -51,13 +51,12 @@ def test_a_view_does_not_depend_on_its_batch(reference: Reference, engine: Liter
         torch.testing.assert_close(part, whole[rows], atol=1e-5, rtol=0)
 
 
-def test_nothing_drawn_means_nothing_changed() -> None:
+@pytest.mark.parametrize("reference", REFERENCES)
+@pytest.mark.parametrize("engine", ["lean", "kornia"])
+def test_nothing_drawn_means_nothing_changed(reference: Reference, engine: Literal["lean", "kornia"]) -> None:
     images = canvases()
-    for reference in REFERENCES:
-        if reference == "torchvision":
-            config = ViewsConfig(size=32, reference=reference, **NOTHING)
-            views = views_of(config, images, side=(32, 32))
-            torch.testing.assert_close(views, (images.float().contiguous() / 255).repeat(2, 1, 1, 1))
+    views = views_of(ViewsConfig(size=32, reference=reference, engine=engine, **NOTHING), images, side=(32, 32))
+    torch.testing.assert_close(views, (images.float().contiguous() / 255).repeat(2, 1, 1, 1))
 
 
 def test_output_comes_in_the_type_and_layout_asked_for() -> None:
