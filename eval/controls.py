@@ -29,11 +29,11 @@ def raw_pixels(views: Tensor) -> Tensor:
     return views.flatten(1)
 
 
-def random_encoder(config: EncoderConfig, seed: int) -> Any:
+def random_encoder(config: EncoderConfig, image_size: int, seed: int) -> Any:
     """An untrained encoder: with a run's seed, the one it started from. The global generator is left alone."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return build_encoder(config)
+        return build_encoder(config, image_size)
 
 
 @torch.no_grad()

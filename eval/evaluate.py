@@ -191,7 +191,7 @@ def extract_all(
     from eval.features import FrozenEncoder, Representation, extract, fixed_views
 
     data, size, batch = evaluation.run.data, description.image_size, evaluation.config.batch
-    untrained = FrozenEncoder(random_encoder(description.encoder, evaluation.run.seed), description, device)
+    untrained = FrozenEncoder(random_encoder(description.encoder, size, evaluation.run.seed), description, device)
     some = spread(evaluation.train, _CALIBRATION_IMAGES)
     even_batch = math.ceil(len(some) / math.ceil(len(some) / _CALIBRATION_BATCH))
     calibrate_batchnorm(untrained, fixed_views(some, data, size, batch=even_batch, device=device))

@@ -93,7 +93,7 @@ def load_encoder(directory: Path) -> tuple[Any, EncoderDescription]:
         state = load_file(path)
     except (OSError, SafetensorError) as error:
         raise ModelError(f"{path}: cannot be read ({error}); export the encoder again") from None
-    encoder = build_encoder(description.encoder)
+    encoder = build_encoder(description.encoder, description.image_size)
     try:
         encoder.load_state_dict(state)
     except RuntimeError as error:

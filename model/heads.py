@@ -1,4 +1,4 @@
-"""Projection heads g: h -> z (Chen et al. 2020, section 2.1 and appendix B.9; Chen et al. 2020b for three layers)."""
+"""Projection heads g: h -> z (Chen et al. 2020, section 4.2 and appendix B.9; Chen et al. 2020b for three layers)."""
 
 from torch import nn
 
@@ -6,21 +6,29 @@ from model.config import HeadConfig
 
 
 def build_head(config: HeadConfig, features: int) -> nn.Sequential:
-    """Create the MLP head: linear layers without bias, each followed by BatchNorm, ReLU between.
+    """Create the head: linear layers, each followed by BatchNorm instead of a bias, ReLU between them.
 
     Hidden layers are as wide as h. The last BatchNorm has a scale but no bias, as in the reference code.
 
     Args:
-        config: depth and output length.
+        config: kind, depth and output length.
         features: length of h.
 
     Returns:
-        A module (B, features) -> (B, config.dim).
+        A module (B, features) -> (B, config.dim); the identity on h if the kind is none.
     """
+    if config.kind == "none":
+        return nn.Sequential()
+    hidden = config.layers - 1 if config.kind == "mlp" else 0
     layers: list[nn.Module] = []
-    for _ in range(config.layers - 1):
-        layers += [nn.Linear(features, features, bias=False), nn.BatchNorm1d(features), nn.ReLU(inplace=True)]
-    last = nn.BatchNorm1d(config.dim)
-    last.bias.requires_grad_(False)  # stays zero; BatchNorm kernels want the pair of scale and bias
-    layers += [nn.Linear(features, config.dim, bias=False), last]
+    for _ in range(hidden):
+        layers.append(nn.Linear(features, features, bias=not config.batchnorm))
+        if config.batchnorm:
+            layers.append(nn.BatchNorm1d(features))
+        layers.append(nn.ReLU(inplace=True))
+    layers.append(nn.Linear(features, config.dim, bias=not config.batchnorm))
+    if config.batchnorm:
+        last = nn.BatchNorm1d(config.dim)
+        last.bias.requires_grad_(False)  # stays zero; BatchNorm kernels want the pair of scale and bias
+        layers.append(last)
     return nn.Sequential(*layers)

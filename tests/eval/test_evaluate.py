@@ -48,7 +48,7 @@ def make_run(run_dir: Path, data: Path) -> Path:
         step=12,
         images_seen=192,
     )
-    save_encoder(run_dir / "encoder", build_encoder(ENCODER).state_dict(), description)
+    save_encoder(run_dir / "encoder", build_encoder(ENCODER, 32).state_dict(), description)
     return run_dir
 
 

@@ -45,7 +45,7 @@ def test_features_come_in_stored_order_with_their_labels(train: SplitIndex) -> N
 
 
 def test_features_do_not_depend_on_the_batch_size(train: SplitIndex) -> None:
-    encoder = FrozenEncoder(random_encoder(SMALL, seed=0), description(), CPU)
+    encoder = FrozenEncoder(random_encoder(SMALL, 32, seed=0), description(), CPU)
     one, other = (
         extract(train, DATA, 32, {"h": encoder}, batch=batch, device=CPU)["h"].features for batch in (5, len(train))
     )
@@ -96,7 +96,7 @@ def test_chance_answers_the_most_frequent_class_of_train() -> None:
 def test_the_random_encoder_depends_on_the_seed_alone() -> None:
     torch.manual_seed(5)
     untouched = torch.random.get_rng_state()
-    first, again, other = (random_encoder(SMALL, seed).conv1.weight for seed in (1, 1, 2))
+    first, again, other = (random_encoder(SMALL, 32, seed).conv1.weight for seed in (1, 1, 2))
     assert torch.equal(first, again)
     assert not torch.equal(first, other)
     assert torch.equal(torch.random.get_rng_state(), untouched)
@@ -118,7 +118,7 @@ def test_calibrated_batchnorm_has_the_statistics_of_the_data() -> None:
 
 
 def test_a_calibrated_encoder_has_finite_features_that_differ(train: SplitIndex) -> None:
-    encoder = FrozenEncoder(random_encoder(SMALL, seed=0), description(), CPU)
+    encoder = FrozenEncoder(random_encoder(SMALL, 32, seed=0), description(), CPU)
     calibrate_batchnorm(encoder, fixed_views(train, DATA, 32, batch=32, device=CPU))
     assert not any(module.training for module in encoder.modules())
     h = extract(train, DATA, 32, {"h": encoder}, batch=32, device=CPU)["h"].features

@@ -28,7 +28,7 @@ DESCRIPTION = EncoderDescription(
 @pytest.fixture
 def saved(tmp_path: Path) -> tuple[Any, Path]:
     torch.manual_seed(0)
-    encoder = build_encoder(CONFIG)
+    encoder = build_encoder(CONFIG, 32)
     encoder(torch.randn(8, 3, 32, 32))  # running statistics that are not the initial ones
     save_encoder(tmp_path / "encoder", encoder.state_dict(), DESCRIPTION)
     return encoder, tmp_path / "encoder"
@@ -45,7 +45,7 @@ def test_a_loaded_encoder_computes_what_the_saved_one_did(saved: tuple[Any, Path
 
 def test_saving_again_replaces_the_encoder(saved: tuple[Any, Path]) -> None:
     _, directory = saved
-    other = build_encoder(CONFIG)
+    other = build_encoder(CONFIG, 32)
     save_encoder(directory, other.state_dict(), DESCRIPTION)
     loaded, _ = load_encoder(directory)
     assert torch.equal(loaded.conv1.weight, other.conv1.weight)
