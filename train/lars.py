@@ -1,11 +1,15 @@
 """LARS (You et al. 2017) as in SimCLR's reference code."""
 
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.optim import Optimizer
+
+_ALIGNMENT = 4
+"""Values; GPUs load that many at once where a tensor begins at a multiple of them."""
 
 
 class LARS(Optimizer):
@@ -14,10 +18,21 @@ class LARS(Optimizer):
         g += wd * w;  trust = c * |w| / |g|, or 1 if either is 0;  v = m * v + lr * trust * g;  w -= v
 
     The learning rate is inside the momentum buffer, as in the reference code: under a changing rate the path differs
-    from that of implementations which multiply it in afterwards. Nothing waits for the device.
+    from that of implementations which multiply it in afterwards. Nothing waits for the device. Weight decay is added to
+    `.grad` in place.
 
     A parameter group with `adapt=False` has trust = 1: biases and BatchNorm, which also get `weight_decay=0`.
+
+    Two ways to the same numbers, because memory costs on a CPU what launches cost on a GPU. On the CPU one weight goes
+    through all of the rule before the next, while it is in cache. On CUDA all weights of a group take each step
+    together; what differs between them, the trust ratio, is spread over one flat buffer, since torch multiplies a list
+    of tensors by a list of scalars in one launch each.
+
+    Under fp16's gradient scaler, an update whose gradient overflowed leaves weights and momentum bitwise as they were;
+    that is decided on the device.
     """
+
+    _step_supports_amp_scaling = True  # the scaler then sets grad_scale and found_inf instead of waiting for them
 
     def __init__(
         self,
@@ -28,16 +43,21 @@ class LARS(Optimizer):
         weight_decay: float = 0.0,
         trust_coefficient: float = 0.001,
         adapt: bool = True,
+        flat: bool | None = None,
     ) -> None:
         """Set the defaults of parameter groups.
 
         Args:
-            params: parameters or groups.
+            params: parameters, float32 or float64, or groups of them.
             lr: > 0, or 0 at the start of a warm-up.
             momentum: m in [0, 1].
             weight_decay: wd >= 0, L2 strength.
             trust_coefficient: c; 0.001 in the reference code.
             adapt: scale by the trust ratio.
+            flat: all weights together instead of one after another; unset, on CUDA.
+
+        Raises:
+            ValueError: a parameter has another type.
         """
         defaults = {
             "lr": lr,
@@ -47,6 +67,13 @@ class LARS(Optimizer):
             "adapt": adapt,
         }
         super().__init__(params, defaults)
+        for group in self.param_groups:
+            for parameter in group["params"]:
+                if parameter.dtype not in (torch.float32, torch.float64):
+                    raise ValueError(f"LARS: a parameter is {parameter.dtype}; keep weights in float32 under autocast")
+        self._flat = flat
+        self._buffers: dict[int, _FlatMomentum] = {}
+        self._norms: list[tuple[Tensor, Tensor]] = []
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]  # the parent overloads on the closure
@@ -55,27 +82,147 @@ class LARS(Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        for group in self.param_groups:
-            for parameter in group["params"]:
-                if parameter.grad is not None:
-                    _update(parameter, self.state[parameter], group)
+        scale: Tensor | None = getattr(self, "grad_scale", None)
+        found_inf: Tensor | None = getattr(self, "found_inf", None)
+        self._norms = []
+        for number, group in enumerate(self.param_groups):
+            weights = [parameter for parameter in group["params"] if parameter.grad is not None]
+            if not weights:
+                continue
+            gradients = [weight.grad for weight in weights]
+            if scale is not None:
+                torch._foreach_div_(gradients, scale)
+            skip = None if found_inf is None else found_inf.to(weights[0].device) > 0
+            if weights[0].is_cuda if self._flat is None else self._flat:
+                self._norms += _update_together(group, weights, gradients, self._momentum(number, weights), skip)
+            else:
+                self._norms += _update_one_by_one(group, weights, gradients, self.state, skip)
         return loss
 
+    def largest_trust(self) -> Tensor | None:
+        """Largest trust ratio of the last update, a scalar on the device; None if nothing was adapted.
 
-def _update(w: Tensor, state: dict[str, Tensor], group: dict[str, Any]) -> None:
-    g = w.grad
-    if g is None:
-        return
+        Weights whose norm or gradient is 0 do not count.
+        """
+        if not self._norms:
+            return None
+        of_weights, of_gradients = (
+            torch.cat([norm.reshape(-1) for norm in norms]) for norms in zip(*self._norms, strict=True)
+        )
+        coefficient: float = self.param_groups[0]["trust_coefficient"]
+        ratio = coefficient * of_weights / of_gradients
+        return torch.where((of_weights > 0) & (of_gradients > 0), ratio, 0).amax()
+
+    def _momentum(self, number: int, weights: list[Tensor]) -> "_FlatMomentum":
+        """The flat buffer behind the momenta of a group's weights; made anew if others took their place."""
+        known = self._buffers.get(number)
+        if known is None or not known.is_behind(weights, self.state):
+            known = self._buffers[number] = _flat_momentum(weights, self.state)
+        return known
+
+
+def _update_one_by_one(
+    group: dict[str, Any], weights: list[Tensor], gradients: list[Tensor], states: Any, skip: Tensor | None
+) -> list[tuple[Tensor, Tensor]]:
+    """Apply the rule to one weight after another; returns the norms of adapted weights and their gradients."""
+    norms = []
+    for w, g in zip(weights, gradients, strict=True):
+        state = states[w]
+        if "momentum" not in state:
+            state["momentum"] = torch.zeros_like(w)
+        if group["weight_decay"]:
+            g.add_(w, alpha=group["weight_decay"])
+        v = state["momentum"] if skip is None else state["momentum"].clone()
+        v.mul_(group["momentum"])
+        if group["adapt"]:
+            norms.append((torch.linalg.vector_norm(w), torch.linalg.vector_norm(g)))
+            v.addcmul_(g, _trust(*norms[-1], group["trust_coefficient"]).mul_(group["lr"]))
+        else:
+            v.add_(g, alpha=group["lr"])
+        if skip is None:
+            w.sub_(v)
+        else:  # what overflowed is nowhere multiplied: 0 times inf is not 0
+            w.copy_(torch.where(skip, w, w - v))
+            state["momentum"].copy_(torch.where(skip, state["momentum"], v))
+    return norms
+
+
+def _update_together(
+    group: dict[str, Any],
+    weights: list[Tensor],
+    gradients: list[Tensor],
+    momentum: "_FlatMomentum",
+    skip: Tensor | None,
+) -> list[tuple[Tensor, Tensor]]:
+    """Apply each step of the rule to all weights of a group; returns the norms of weights and gradients if adapted."""
     if group["weight_decay"]:
-        g = g.add(w, alpha=group["weight_decay"])
-    if "momentum" not in state:
-        state["momentum"] = torch.zeros_like(w)
-    v = state["momentum"].mul_(group["momentum"])
+        torch._foreach_add_(gradients, weights, alpha=group["weight_decay"])
+    flat_gradient = torch.zeros_like(momentum.flat)
+    torch._foreach_copy_(momentum.views_of(flat_gradient), gradients)
+    v = momentum.flat if skip is None else momentum.flat.clone()
+    v.mul_(group["momentum"])
+    norms = []
     if group["adapt"]:
-        w_norm, g_norm = torch.linalg.vector_norm(w), torch.linalg.vector_norm(g)
-        trust = group["trust_coefficient"] * w_norm / g_norm
-        trust = torch.where((w_norm > 0) & (g_norm > 0), trust, torch.ones_like(trust))
-        v.addcmul_(g, group["lr"] * trust)
+        norms = [(torch.stack(torch._foreach_norm(weights)), torch.stack(torch._foreach_norm(gradients)))]
+        rate = _trust(*norms[0], group["trust_coefficient"]).mul_(group["lr"])
+        v.addcmul_(flat_gradient, rate.repeat_interleave(momentum.lengths, output_size=len(v)))
     else:
-        v.add_(g, alpha=group["lr"])
-    w.sub_(v)
+        v.add_(flat_gradient, alpha=group["lr"])
+    if skip is None:
+        torch._foreach_sub_(weights, momentum.views)
+        return norms
+    momentum.flat.copy_(torch.where(skip, momentum.flat, v))
+    torch._foreach_sub_(weights, momentum.views_of(torch.where(skip, 0, v)))
+    return norms
+
+
+def _trust(of_weights: Tensor, of_gradients: Tensor, coefficient: float) -> Tensor:
+    """Trust ratios from norms; 1 where either norm is 0."""
+    neither_is_zero = (of_weights > 0) & (of_gradients > 0)
+    return torch.where(neither_is_zero, of_weights.mul(coefficient).div_(of_gradients), 1.0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _FlatMomentum:
+    """Momenta of a group's weights in one buffer; each optimizer state holds a view of it, laid out as its weight."""
+
+    flat: Tensor
+    views: list[Tensor]
+    lengths: Tensor
+    """(n,) int64 on the device: values from each weight's beginning to the next one's."""
+    weights: list[Tensor]
+
+    def is_behind(self, weights: list[Tensor], states: Any) -> bool:
+        """Whether these weights' states are still the views."""
+        return len(weights) == len(self.weights) and all(
+            ours is theirs and states[theirs].get("momentum") is view
+            for ours, theirs, view in zip(self.weights, weights, self.views, strict=True)
+        )
+
+    def views_of(self, flat: Tensor) -> list[Tensor]:
+        """Another buffer of the same arrangement, weight by weight."""
+        return [flat.as_strided(view.size(), view.stride(), view.storage_offset()) for view in self.views]
+
+
+def _flat_momentum(weights: list[Tensor], states: Any) -> _FlatMomentum:
+    """Move the momenta that there are into one buffer; the others start at zero."""
+    lengths = [-(-_extent(weight) // _ALIGNMENT) * _ALIGNMENT for weight in weights]
+    flat = torch.zeros(sum(lengths), dtype=weights[0].dtype, device=weights[0].device)
+    views = []
+    start = 0
+    for weight, length in zip(weights, lengths, strict=True):
+        view = flat.as_strided(weight.size(), weight.stride(), start)
+        if "momentum" in states[weight]:
+            view.copy_(states[weight]["momentum"])
+        states[weight]["momentum"] = view
+        views.append(view)
+        start += length
+    on_device = torch.tensor(lengths, device=flat.device)
+    return _FlatMomentum(flat=flat, views=views, lengths=on_device, weights=weights)
+
+
+def _extent(tensor: Tensor) -> int:
+    """Values from a tensor's first to its last in memory."""
+    if not tensor.numel():
+        return 0
+    return 1 + sum((size - 1) * stride for size, stride in zip(tensor.shape, tensor.stride(), strict=True))
