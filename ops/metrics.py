@@ -33,6 +33,17 @@ STAGE_SECONDS = Summary(
 )
 LOSS = Gauge("diptych_train_loss_nats", "NT-Xent of the last logged global batch, unscaled.")
 LEARNING_RATE = Gauge("diptych_train_learning_rate", "Learning rate of the last logged step.")
+GRADIENT_NORM = Gauge("diptych_train_gradient_norm", "Of the last logged update, over all parameters and ranks.")
+TRUST_RATIO = Gauge("diptych_train_largest_trust_ratio", "LARS's largest trust ratio of the last logged update.")
+OVERFLOWS = Gauge("diptych_train_skipped_steps", "Updates that fp16's overflow prevented, since the process began.")
+PROBE_TOP1 = Gauge(
+    "diptych_probe_top1_ratio", "Share of views since the last log line that the online probe named before learning."
+)
+HEALTH = Gauge(
+    "diptych_health_value",
+    "Of the last logged global batch: alignment, uniformity, effective rank and others.",
+    ["name"],
+)
 EPOCH = Gauge("diptych_train_epoch", "Passes over the data so far.")
 LAST_STEP = Gauge("diptych_train_last_step_timestamp_seconds", "Unix time at which this rank's last step ended.")
 LAST_CHECKPOINT = Gauge("diptych_checkpoint_last_timestamp_seconds", "Unix time of the last complete checkpoint.")
@@ -91,6 +102,14 @@ class TrainingMetrics:
             LOSS.set(step.log.loss)
             LEARNING_RATE.set(step.log.learning_rate)
             EPOCH.set(step.log.epoch)
+            GRADIENT_NORM.set(step.log.gradient_norm)
+            OVERFLOWS.set(step.log.skipped_steps)
+            if step.log.largest_trust_ratio is not None:
+                TRUST_RATIO.set(step.log.largest_trust_ratio)
+            if step.log.probe_top1 is not None:
+                PROBE_TOP1.set(step.log.probe_top1)
+            for name, value in step.log.health.items():
+                HEALTH.labels(name).set(value)
             for stage, seconds in step.log.stage_seconds.items():
                 STAGE_SECONDS.labels(stage).observe(seconds)
 

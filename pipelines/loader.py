@@ -74,7 +74,7 @@ class Batch:
     sample_id: Tensor
     """(B,) int64 on the host."""
     label: Tensor
-    """(B,) int64 on the host; -1 where there is none."""
+    """(B,) int64 on the host, pinned if the device is CUDA; -1 where there is none."""
     skipped: tuple[DamagedSampleError, ...]
     """Damaged samples that were replaced."""
     work: LoaderWork
@@ -120,6 +120,7 @@ def training_batches(
         for batch in batches:
             with batch.work.timed("draw"):
                 draws = draws_of(batch.ids, batch.part, batch.step)
+                label = torch.from_numpy(split.samples[batch.ids]["label"].astype(np.int64))
                 plan = plan_views(views, draws, data.canvas)
                 if device.type == "cuda":
                     plan = plan.pin_memory().to(device)
@@ -130,7 +131,7 @@ def training_batches(
                 draws=draws,
                 plan=plan,
                 sample_id=torch.from_numpy(batch.ids),
-                label=torch.from_numpy(split.samples[batch.ids]["label"].astype(np.int64)),
+                label=label.pin_memory() if device.type == "cuda" else label,
                 skipped=batch.skipped,
                 work=batch.work,
             )

@@ -2,7 +2,8 @@
 
     RUN/checkpoints/step-00001000/model.safetensors       encoder, head, BatchNorm statistics; names of the bare model
                                   optimizer.safetensors   PARAMETER/STATE, such as encoder.conv1.weight/momentum
-                                  state.json              step, configuration, data fingerprint, scaler, sha256 of both
+                                  probe.safetensors       the online probe and its optimizer
+                                  state.json              step, configuration, data fingerprint, scaler, sha256 of all
 
 A checkpoint is written under another name, flushed to disk, and renamed. The latest is found by looking, not by a
 pointer that could lie; a damaged one is passed over for the one before. Nothing in it can execute.
@@ -26,8 +27,9 @@ from train.errors import RunError
 
 logger = logging.getLogger(__name__)
 
-FORMAT_VERSION = 1
-_MODEL, _OPTIMIZER, _STATE = "model.safetensors", "optimizer.safetensors", "state.json"
+FORMAT_VERSION = 2
+_MODEL, _OPTIMIZER, _PROBE = "model.safetensors", "optimizer.safetensors", "probe.safetensors"
+_STATE = "state.json"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,6 +40,8 @@ class Checkpoint:
     """Updates made."""
     model: dict[str, Tensor]
     optimizer: dict[str, Tensor]
+    probe: dict[str, Tensor]
+    """Of the online probe; empty without."""
     scaler: dict[str, Any]
     """State of fp16's gradient scaler; empty without."""
     config: dict[str, Any]
@@ -60,7 +64,8 @@ def save_checkpoint(directory: Path, checkpoint: Checkpoint, keep_last: int) -> 
     partial = directory / f".{final.name}.partial"
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
-    for name, tensors in ((_MODEL, checkpoint.model), (_OPTIMIZER, checkpoint.optimizer)):
+    contents = {_MODEL: checkpoint.model, _OPTIMIZER: checkpoint.optimizer, _PROBE: checkpoint.probe}
+    for name, tensors in contents.items():
         save_file({key: tensor.detach().cpu().contiguous() for key, tensor in tensors.items()}, partial / name)
     state = {
         "format": "diptych-checkpoint",
@@ -68,7 +73,7 @@ def save_checkpoint(directory: Path, checkpoint: Checkpoint, keep_last: int) -> 
         "step": checkpoint.step,
         "scaler": checkpoint.scaler,
         "data_fingerprint": checkpoint.data_fingerprint,
-        "sha256": {name: _sha256(partial / name) for name in (_MODEL, _OPTIMIZER)},
+        "sha256": {name: _sha256(partial / name) for name in contents},
         "config": checkpoint.config,
     }
     (partial / _STATE).write_text(json.dumps(state, indent=1) + "\n")
@@ -134,6 +139,7 @@ def _load(path: Path) -> Checkpoint:
         step=state["step"],
         model=load_file(path / _MODEL),
         optimizer=load_file(path / _OPTIMIZER),
+        probe=load_file(path / _PROBE),
         scaler=state["scaler"],
         config=state["config"],
         data_fingerprint=state["data_fingerprint"],

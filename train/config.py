@@ -17,8 +17,9 @@ from pipelines.config import DataConfig, ViewsConfig
 class OptimizerConfig:
     """The update rule (Chen et al. 2020, appendix B.1). Biases and BatchNorm get neither decay nor adaptation."""
 
-    name: Literal["lars", "sgd", "adamw"] = "lars"
-    """lars: You et al. 2017 as in the reference code. sgd, adamw: torch's."""
+    name: str = "lars"
+    """lars: You et al. 2017 as in the reference code. sgd, adamw: torch's. timm:NAME: any of timm.optim's, by its name
+    there, such as timm:lamb."""
     base_lr: PositiveFloat = 0.3
     """Learning rate at batch 256 (linear), or at batch 1 (sqrt, where the paper uses 0.075)."""
     lr_scaling: Literal["linear", "sqrt"] = "linear"
@@ -26,7 +27,13 @@ class OptimizerConfig:
     weight_decay: NonNegativeFloat = 1e-6
     """L2 strength: 1e-6 on ImageNet, 1e-4 on CIFAR-10."""
     momentum: ClosedUnitInterval = 0.9
-    """Of lars and sgd."""
+    """Of lars, sgd and those of timm that have one."""
+    trust_coefficient: PositiveFloat = 0.001
+    """Of lars: a weight's norm times this, over its gradient's norm, multiplies its learning rate."""
+
+    def __post_init__(self) -> None:
+        if self.name not in ("lars", "sgd", "adamw") and not self.name.startswith("timm:"):
+            raise ValueError(f"optimizer.name = {self.name}: not one of lars, sgd, adamw, timm:NAME")
 
     def peak_lr(self, global_batch: int) -> float:
         """Learning rate after warm-up."""
@@ -73,6 +80,28 @@ class MetricsConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ProbeConfig:
+    """A linear classifier trained on h beside the encoder, where the data has labels. The encoder never feels it."""
+
+    enabled: bool = True
+    """Its accuracy, on views that it has not learnt from yet, is a metric."""
+    lr: PositiveFloat = 0.001
+    """Of Adam."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DDPConfig:
+    """How gradients are reduced over ranks."""
+
+    bucket_mb: PositiveInt = 25
+    """Gradients travel in buckets of this size while backward goes on."""
+    comm_hook: Literal["none", "fp16", "bf16"] = "none"
+    """Type that gradients are rounded to on the way: half the traffic, but k ranks no longer equal one."""
+    static_graph: bool = False
+    """Tell DDP that every step uses the same parameters in the same order. Not with micro_batch."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class PretrainConfig:
     """A SimCLR pretraining run. Defaults are the paper's for ImageNet."""
 
@@ -87,8 +116,15 @@ class PretrainConfig:
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
     metrics: MetricsConfig = field(default_factory=MetricsConfig)
+    probe: ProbeConfig = field(default_factory=ProbeConfig)
+    ddp: DDPConfig = field(default_factory=DDPConfig)
     global_batch: PositiveInt = 4096
     """Source images per update over all ranks; each gives two views."""
+    micro_batch: NonNegativeInt = 0
+    """Source images per forward pass on each rank; the update is still that of the global batch (Gao et al. 2021), in
+    a third more time. 0: all at once. BatchNorm's statistics are then those of the micro-batch."""
+    batchnorm: Literal["auto", "global", "local"] = "auto"
+    """global: statistics over all ranks. local: of each rank. auto: global, but local with micro_batch."""
     seed: NonNegativeInt = 0
     """Of initial weights, order and views."""
     precision: Literal["fp32", "bf16", "fp16"] = "bf16"
@@ -101,6 +137,15 @@ class PretrainConfig:
     channels_last: bool | None = None
     """Memory layout of the encoder: with bf16 2.4 times as fast for ResNets on CPUs. Unset, it is used with bf16 and
     fp16 but not with fp32, where torch's CPU BatchNorm loses three digits in it."""
+    tf32: bool = False
+    """Let CUDA round the inputs of fp32 matrix products and convolutions of encoder and head to 10 bits. Views and loss
+    never do."""
+    compile: bool = False
+    """Compile the encoder with torch.compile; on the CPU this needs a C++ compiler."""
+    checkpoint_activations: bool = False
+    """Compute the encoder's activations again in backward instead of keeping them: less memory, a third more time."""
+    cudnn_benchmark: bool = True
+    """Let cuDNN time its convolutions at the first step and keep the fastest."""
     stop_after_steps: PositiveInt | None = None
     """Stop when the run has made this many updates in all; the schedule does not change."""
 
@@ -114,6 +159,14 @@ class PretrainConfig:
                 f"data.cache = {self.data.cache}: views.crop = source cuts other crops in every epoch, so that nothing "
                 "can be kept; use data.cache = none, or views.crop = canvas"
             )
+
+        if self.micro_batch and self.ddp.static_graph:
+            raise ValueError("ddp.static_graph = true: micro_batch leaves out reductions, which a static graph forbids")
+
+    @property
+    def global_batchnorm(self) -> bool:
+        """Whether BatchNorm's statistics are those of all ranks."""
+        return self.batchnorm == "global" or (self.batchnorm == "auto" and not self.micro_batch)
 
     @property
     def uses_channels_last(self) -> bool:
@@ -143,6 +196,12 @@ _FREE = (
     "data.bad_sample_budget",
     "checkpoint.",
     "metrics.",
+    "probe.",
+    "ddp.bucket_mb",
+    "ddp.static_graph",
+    "compile",
+    "checkpoint_activations",
+    "cudnn_benchmark",
     "device",
     "cpu_threads",
     "stop_after_steps",

@@ -72,7 +72,7 @@ def make_accelerator(config: PretrainConfig) -> "Accelerator":
     """
     import torch
     from accelerate import Accelerator
-    from accelerate.utils import DistributedDataParallelKwargs
+    from accelerate.utils import DDPCommunicationHookType, DistributedDataParallelKwargs
 
     on_cpu = config.device == "cpu" or (config.device == "auto" and not torch.cuda.is_available())
     if config.device == "cuda" and not torch.cuda.is_available():
@@ -80,15 +80,26 @@ def make_accelerator(config: PretrainConfig) -> "Accelerator":
     if config.precision == "fp16" and on_cpu:
         raise RunError("precision = fp16: needs CUDA; use bf16 or fp32 on the CPU")
     compiler = os.environ.get("CXX", "g++")
-    if config.views.compile and on_cpu and shutil.which(compiler) is None:
-        raise RunError(f"views.compile = true: the C++ compiler {compiler} is missing; install it or do not compile")
+    for name, compiled in (("views.compile", config.views.compile), ("compile", config.compile)):
+        if compiled and on_cpu and shutil.which(compiler) is None:
+            raise RunError(f"{name} = true: the C++ compiler {compiler} is missing; install it or do not compile")
     if on_cpu:
         cores = len(os.sched_getaffinity(0))
         torch.set_num_threads(config.cpu_threads or max(1, cores // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))))
+    # torch's older switches throughout: it refuses to read one kind after the other was set.
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = config.tf32
+    torch.backends.cudnn.benchmark = config.cudnn_benchmark
+    ddp = DistributedDataParallelKwargs(
+        broadcast_buffers=False,
+        gradient_as_bucket_view=True,
+        bucket_cap_mb=config.ddp.bucket_mb,
+        static_graph=config.ddp.static_graph,
+        comm_hook=DDPCommunicationHookType("no" if config.ddp.comm_hook == "none" else config.ddp.comm_hook),
+    )
     accelerator = Accelerator(
         cpu=on_cpu,
         mixed_precision="no" if config.precision == "fp32" else config.precision,
-        kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False, gradient_as_bucket_view=True)],
+        kwargs_handlers=[ddp],
     )
     world_size = environment_world_size()
     if accelerator.num_processes != world_size:

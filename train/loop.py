@@ -1,22 +1,31 @@
 """The training loop: one update, many times."""
 
-import math
+import hashlib
 import time
 from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
-from model.loss import nt_xent
+from model.loss import contrastive_loss
+from model.running_statistics import RunningStatistics
 from pipelines.augment import TwoViews
 from pipelines.canvases import LoaderWork
 from pipelines.loader import Batch, claim
 from pipelines.plan import Plan
 from train.config import PretrainConfig
-from train.errors import RunError
+from train.lars import LARS
+from train.log_line import LogLine, Outcome, log_line
+from train.micro_batch import backward_in_micro_batches
+from train.non_finite import NonFiniteWatch
 from train.optimizer import set_learning_rate
+from train.overflow import overflowed
+from train.probe import Probe
 from train.schedule import learning_rate
 from train.stages import StageClock
 
@@ -25,24 +34,6 @@ if TYPE_CHECKING:
 
 # What autocast makes of the views anyway, in a pass of its own.
 _INPUT_TYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-
-
-@dataclass(frozen=True, kw_only=True)
-class LogLine:
-    """What is known about the run at a logging step, over all ranks; a line of metrics.jsonl."""
-
-    step: int
-    """Updates made, this one included."""
-    epoch: float
-    """Passes over the data so far."""
-    loss: float
-    """NT-Xent of the global batch of this step, in nats, unscaled."""
-    learning_rate: float
-    """Of this step."""
-    images_per_second: float
-    """Source images over all ranks since the last line."""
-    stage_seconds: dict[str, float]
-    """Of this step on this rank."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,13 +65,24 @@ class Trainer:
     model: nn.Module
     optimizer: Any
     steps_per_epoch: int
+    probe: Probe | None = None
+    """Where the data has labels."""
+    draws_in_forward: bool = False
+    """The encoder has dropout or stochastic depth."""
     clock: StageClock = field(init=False)
     views: Callable[[Tensor, Plan], Tensor] = field(init=False)
+    statistics: RunningStatistics = field(init=False)
+    watch: NonFiniteWatch = field(init=False)
+    skipped_steps: Tensor = field(init=False)
+    """Updates that fp16's overflow prevented, since the process began."""
 
     def __post_init__(self) -> None:
         self.clock = StageClock(self.accelerator.device)
         layout = torch.channels_last if self.config.uses_channels_last else torch.contiguous_format
         self.views = TwoViews(self.config.views, _INPUT_TYPES[self.config.precision], layout)
+        self.statistics = RunningStatistics(self.model)
+        self.watch = NonFiniteWatch(self.accelerator.device, self.config.metrics.log_every_steps)
+        self.skipped_steps = torch.zeros((), device=self.accelerator.device)
 
     @property
     def total_steps(self) -> int:
@@ -93,47 +95,82 @@ class Trainer:
         warmup = round(self.config.schedule.warmup_epochs * self.steps_per_epoch)
         return learning_rate(step, peak=peak, warmup_steps=warmup, total_steps=self.total_steps)
 
-    def train_step(self, batch: Batch) -> Tensor:
+    def train_step(self, batch: Batch, *, examine: bool = False) -> Outcome:
         """One update from this rank's part of the global batch.
 
+        Args:
+            batch: of this rank.
+            examine: compute also what only a log line wants to know.
+
         Returns:
-            This rank's loss, a scalar that stays on the device: `.item()` here would stall every step.
+            Numbers that stay on the device: `.item()` here would stall every step.
         """
         set_learning_rate(self.optimizer, self.learning_rate(batch.step))
+        if self.draws_in_forward:
+            seed_forward(self.config.seed, batch.step, self.accelerator.process_index)
         views = self.views(claim(batch.canvas), batch.plan)  # (2B, 3, s, s)
         self.clock.mark("augment")
-        z = self.model(views)  # (2B, D) float32; prepare() runs forward under autocast
-        self.clock.mark("forward")
-        loss = nt_xent(z, self.config.loss.temperature)
-        self.clock.mark("loss")
-        self.accelerator.backward(loss * self.config.loss.scale)
-        self.clock.mark("backward")
+        statistics_before = self.statistics.copy() if self.accelerator.scaler else None
+        loss, z, h = self.backward(views)
+        if statistics_before is not None:
+            overflow = overflowed(self.accelerator.scaler, self.optimizer.optimizer)
+            self.statistics.restore_if(overflow, statistics_before)
+            self.skipped_steps += overflow
+        gradient_norm = self._gradient_norm() if examine else None
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         self.clock.mark("optimizer")
-        return loss.detach()
+        if self.probe is not None:
+            self.probe.update(h, batch.label.to(h.device, non_blocking=True))
+        self.watch.look(batch, loss, z)
+        return Outcome(loss=loss, z=z, h=h, gradient_norm=gradient_norm)
 
-    def log_line(self, batch: Batch, loss: Tensor, data_seconds: float, images_per_second: float) -> LogLine:
-        """Gather the numbers of a logging step from all ranks; waits for the device.
+    def backward(self, views: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Gradients of the loss over the global batch.
 
-        Raises:
-            RunError: the loss is not finite.
+        Returns:
+            This rank's loss, z (2B, D) and h (2B, F), without graph.
         """
-        value = float(self.accelerator.reduce(loss, reduction="mean"))
-        done = batch.step + 1
-        if not math.isfinite(value):
-            raise RunError(
-                f"loss is {value} at step {done} (lr {self.learning_rate(batch.step):.3g}); lower optimizer.base_lr, "
-                "lengthen schedule.warmup_epochs or use precision = fp32, then run again: it resumes before this step"
+        config = self.config
+        if config.micro_batch:
+            learnt = backward_in_micro_batches(
+                self.accelerator,
+                self.model,
+                views,
+                config.micro_batch,
+                partial(contrastive_loss, config.loss),
+                config.loss.scale,
+                self._during_backward,
             )
-        return LogLine(
-            step=done,
-            epoch=done / self.steps_per_epoch,
-            loss=value,
-            learning_rate=self.learning_rate(batch.step),
-            images_per_second=images_per_second,
-            stage_seconds={"data": data_seconds, **self.clock.seconds()},
-        )
+            self.clock.mark("backward")  # both forwards and the loss among it
+            return learnt
+        z, h = self.model(views)  # (2B, D), (2B, F) float32; prepare() runs forward under autocast
+        self.clock.mark("forward")
+        loss = contrastive_loss(config.loss, z)
+        self.clock.mark("loss")
+        with self._during_backward():
+            self.accelerator.backward(loss * config.loss.scale)
+        self.clock.mark("backward")
+        return loss.detach(), z.detach(), h
+
+    def largest_trust(self) -> Tensor | None:
+        """LARS's largest trust ratio of the last update, a scalar on the device."""
+        inner = self.optimizer.optimizer
+        return inner.largest_trust() if isinstance(inner, LARS) else None
+
+    def _gradient_norm(self) -> Tensor:
+        gradients = [parameter.grad for parameter in self.model.parameters() if parameter.grad is not None]
+        return torch.nn.utils.get_total_norm(gradients)
+
+    def _during_backward(self) -> AbstractContextManager[None]:
+        """Activations that are computed again must not enter the running statistics again."""
+        return self.statistics.kept() if self.config.checkpoint_activations else nullcontext()
+
+
+def seed_forward(seed: int, step: int, rank: int) -> None:
+    """Make what dropout and stochastic depth draw a function of seed, step and rank, so that a run can be resumed."""
+    digest = hashlib.blake2b(f"forward {seed} {step} {rank}".encode(), digest_size=8).digest()
+    torch.manual_seed(int.from_bytes(digest))
 
 
 def train(
@@ -160,14 +197,19 @@ def train(
         data_seconds = time.perf_counter() - step_start
         done = batch.step + 1
         logging = done % config.metrics.log_every_steps == 0 or done == last_step
+        saving = done % config.checkpoint.every_steps == 0 or done == last_step
         trainer.clock.start(sampled=logging)
-        loss = trainer.train_step(batch)
+        outcome = trainer.train_step(batch, examine=logging)
         steps_since_log += 1
         log = None
+        if saving:
+            trainer.watch.look_at_weights(batch.step, trainer.model.parameters())
+        if logging or saving:
+            trainer.watch.refuse(trainer.accelerator, Path(config.run_dir), _advice(trainer, batch))
         if logging:
             seconds = time.perf_counter() - last_log
             rate = steps_since_log * config.global_batch / seconds
-            log = trainer.log_line(batch, loss, data_seconds, rate)
+            log = log_line(trainer, batch, outcome, data_seconds, rate)
             last_log, steps_since_log = time.perf_counter(), 0
         now = time.perf_counter()
         record(
@@ -181,6 +223,13 @@ def train(
                 log=log,
             )
         )
-        if done % config.checkpoint.every_steps == 0 or done == last_step:
+        if saving:
             save(done)
         step_start = time.perf_counter()
+
+
+def _advice(trainer: Trainer, batch: Batch) -> str:
+    return (
+        f"lower optimizer.base_lr (the rate is {trainer.learning_rate(batch.step):.3g}), lengthen "
+        "schedule.warmup_epochs or use precision = fp32; the same command then resumes before this step"
+    )

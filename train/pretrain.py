@@ -40,11 +40,13 @@ def main() -> None:
     except (RunError, DataError) as error:
         fail("pretrain", error, show=environment_rank() == 0)
     from model.errors import ModelError
+    from train.non_finite import NonFiniteError
 
     try:
         pretrain(config, split)
     except (RunError, DataError, ModelError) as error:
-        fail("pretrain", error, show=True)
+        together = isinstance(error, NonFiniteError)  # raised by all ranks alike
+        fail("pretrain", error, show=environment_rank() == 0 or not together)
     except KeyboardInterrupt:
         print("pretrain: interrupted; the same command continues from the last checkpoint", file=sys.stderr)
         sys.exit(130)
@@ -83,15 +85,17 @@ def refuse_other_run(config: PretrainConfig) -> None:
         return
     there, asked = load_config(path).numeric(), config.numeric()
     for name, value in asked.items():
-        if there[name] != value:
+        if there.get(name) != value:
             raise RunError(
-                f"{config.run_dir}: holds a run with {name} = {there[name]}, but {value} was asked for; "
+                f"{config.run_dir}: holds a run with {name} = {there.get(name)}, but {value} was asked for; "
                 "give another --run_dir, or the same value to resume"
             )
 
 
 def pretrain(config: PretrainConfig, split: SplitIndex) -> None:
     """Run on this rank, from the newest checkpoint or the start, to the end of the schedule or `stop_after_steps`."""
+    from model.compiled import graph_breaks
+
     from ops.metrics import TrainingMetrics
     from pipelines.loader import Share, training_batches
     from pipelines.prefetch import Prefetch
@@ -128,6 +132,8 @@ def pretrain(config: PretrainConfig, split: SplitIndex) -> None:
     log = RunLog(run_dir / "metrics.jsonl", first_step, last_step) if accelerator.is_main_process else None
 
     def record(step: StepRecord) -> None:
+        if config.compile and step.step == first_step + 1 and accelerator.is_main_process:
+            print(f"encoder compiled, with {graph_breaks()} graph breaks", flush=True)
         metrics.record(step, ahead.occupancy())
         if log is not None:
             log.record(step)
@@ -151,13 +157,15 @@ def build(
     import torch
 
     from model.batchnorm import with_global_batchnorm
+    from model.encoder import is_stochastic, prepare_encoder
     from model.simclr import SimCLR
     from train.checkpoint import restore_optimizer
     from train.loop import Trainer
     from train.optimizer import build_optimizer
+    from train.probe import Probe
 
     torch.manual_seed(config.seed)
-    model = SimCLR(config.encoder, config.head)
+    model = SimCLR(config.encoder, config.head, config.views.size)
     if checkpoint:
         if checkpoint.data_fingerprint != split.manifest.fingerprint:
             raise RunError(
@@ -165,7 +173,9 @@ def build(
                 "give the same data to resume, or another --run_dir"
             )
         model.load_state_dict(checkpoint.model)
-    with_global_batchnorm(model, accelerator.device)
+    if config.global_batchnorm:
+        with_global_batchnorm(model, accelerator.device)
+    prepare_encoder(model.encoder, compiled=config.compile, checkpoint_activations=config.checkpoint_activations)
     layout = torch.channels_last if config.uses_channels_last else torch.contiguous_format
     model.to(memory_format=layout).to(accelerator.device)
     optimizer = build_optimizer(config.optimizer, model)
@@ -177,20 +187,33 @@ def build(
         wrapped_model, wrapped_optimizer = accelerator.prepare(model, optimizer)
     if checkpoint and accelerator.scaler:
         accelerator.scaler.load_state_dict(checkpoint.scaler)
+    probe = None
+    classes = len(split.manifest.classes)
+    if config.probe.enabled and classes and (split.samples["label"] >= 0).any():
+        probe = Probe(model.encoder.num_features, classes, config.probe.lr, accelerator.device)
+        if checkpoint and checkpoint.probe:
+            probe.restore(checkpoint.probe)
     trainer = Trainer(
         config=config,
         accelerator=accelerator,
         model=wrapped_model.train(),
         optimizer=wrapped_optimizer,
         steps_per_epoch=steps_per_epoch(len(split), config.global_batch),
+        probe=probe,
+        draws_in_forward=is_stochastic(model.encoder),
     )
     return trainer, model
 
 
 def save_run(config: PretrainConfig, split: SplitIndex, trainer: "Trainer", model: "SimCLR", step: int) -> None:
-    """Write a checkpoint and the encoder, on rank 0; every rank holds the same."""
+    """Write a checkpoint and the encoder, on rank 0; every rank holds the same, or does after this."""
+    from model.running_statistics import average_running_statistics
+
     from model.export import EncoderDescription, save_encoder
     from train.checkpoint import Checkpoint, optimizer_tensors, save_checkpoint
+
+    if not config.global_batchnorm:
+        average_running_statistics(model)
 
     if not trainer.accelerator.is_main_process:
         return
@@ -199,6 +222,7 @@ def save_run(config: PretrainConfig, split: SplitIndex, trainer: "Trainer", mode
         step=step,
         model=model.state_dict(),
         optimizer=optimizer_tensors(trainer.optimizer.optimizer, model),
+        probe=trainer.probe.state() if trainer.probe else {},
         scaler=scaler.state_dict() if scaler else {},
         config=config.numeric(),
         data_fingerprint=split.manifest.fingerprint,

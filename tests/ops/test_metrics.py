@@ -12,7 +12,8 @@ from ops.metrics import TrainingMetrics
 from pipelines.canvases import LoaderWork
 from pipelines.prefetch import Occupancy
 from train.config import MetricsConfig, PretrainConfig
-from train.loop import LogLine, StepRecord
+from train.log_line import LogLine
+from train.loop import StepRecord
 
 
 def free_port() -> int:
@@ -47,7 +48,17 @@ def test_steps_are_counted_and_the_page_is_served_on_loopback() -> None:
     cached, read = value("diptych_data_images_total", source="cached"), value("diptych_data_read_bytes_total")
     metrics.record(step(1), Occupancy(ready=3, blocked_seconds=1.0))
     line = LogLine(
-        step=2, epoch=0.5, loss=3.25, learning_rate=0.1, images_per_second=40.0, stage_seconds={"forward": 0.125}
+        step=2,
+        epoch=0.5,
+        loss=3.25,
+        learning_rate=0.1,
+        images_per_second=40.0,
+        gradient_norm=1.5,
+        largest_trust_ratio=0.75,
+        skipped_steps=3,
+        probe_top1=0.25,
+        health={"alignment": 0.5, "effective_rank": 12.0},
+        stage_seconds={"forward": 0.125},
     )
     metrics.record(step(2, line), Occupancy(ready=2, blocked_seconds=1.5))
     metrics.checkpoint_saved()
@@ -62,6 +73,11 @@ def test_steps_are_counted_and_the_page_is_served_on_loopback() -> None:
     assert value("diptych_data_read_bytes_total") - read == 1200
     assert value("diptych_data_queue_batches") == 2
     assert "diptych_train_loss_nats 3.25" in page
+    assert "diptych_train_gradient_norm 1.5" in page
+    assert "diptych_train_largest_trust_ratio 0.75" in page
+    assert "diptych_train_skipped_steps 3.0" in page
+    assert "diptych_probe_top1_ratio 0.25" in page
+    assert 'diptych_health_value{name="effective_rank"} 12.0' in page
     assert 'diptych_train_stage_seconds_sum{stage="forward"}' in page
     assert "diptych_checkpoint_last_timestamp_seconds 1." in page
     assert 'diptych_run_info{config_sha256="' in page

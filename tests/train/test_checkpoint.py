@@ -24,6 +24,7 @@ def checkpoint(step: int) -> Checkpoint:
         step=step,
         model={"w": torch.full((3,), float(step))},
         optimizer={"w/momentum": torch.ones(3)},
+        probe={"weight": torch.full((2,), float(step))},
         scaler={"scale": 4.0},
         config={"seed": 0},
         data_fingerprint="abc",
@@ -37,6 +38,7 @@ def test_the_latest_checkpoint_comes_back_whole(tmp_path: Path) -> None:
     assert loaded is not None
     assert loaded.step == 10
     assert torch.equal(loaded.model["w"], torch.full((3,), 10.0))
+    assert torch.equal(loaded.probe["weight"], torch.full((2,), 10.0))
     assert (loaded.scaler, loaded.config, loaded.data_fingerprint) == ({"scale": 4.0}, {"seed": 0}, "abc")
 
 
@@ -98,13 +100,13 @@ def test_starting_over_in_silence_is_not_an_answer_to_damage(tmp_path: Path) -> 
 def test_another_format_version_is_refused_by_name(tmp_path: Path) -> None:
     path = save_checkpoint(tmp_path, checkpoint(1), keep_last=1) / "state.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"version": 0}))
-    with pytest.raises(RunError, match="format version 0, this program reads 1"):
+    with pytest.raises(RunError, match="format version 0, this program reads 2"):
         load_latest(tmp_path)
 
 
 @pytest.mark.parametrize("name", ["lars", "sgd", "adamw"])
 def test_a_restored_optimizer_goes_on_bitwise(tmp_path: Path, name: str) -> None:
-    config = OptimizerConfig(name=name)  # type: ignore[arg-type]
+    config = OptimizerConfig(name=name)
 
     def step(model: nn.Module, optimizer: torch.optim.Optimizer, seed: int) -> None:
         x = torch.randn(4, 3, generator=torch.Generator().manual_seed(seed))
@@ -122,6 +124,7 @@ def test_a_restored_optimizer_goes_on_bitwise(tmp_path: Path, name: str) -> None
         step=3,
         model=model.state_dict(),
         optimizer=optimizer_tensors(optimizer, model),
+        probe={},
         scaler={},
         config={},
         data_fingerprint="",
