@@ -9,7 +9,10 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 _ALIGNMENT = 4
-"""Values; GPUs load that many at once where a tensor begins at a multiple of them."""
+"""In values; GPUs load that many at once where a tensor begins at a multiple of them."""
+
+_Kind = tuple[int, torch.device, torch.dtype]
+"""Number of the group, device and type."""
 
 
 class LARS(Optimizer):
@@ -19,14 +22,14 @@ class LARS(Optimizer):
 
     The learning rate is inside the momentum buffer, as in the reference code: under a changing rate the path differs
     from that of implementations which multiply it in afterwards. Nothing waits for the device. Weight decay is added to
-    `.grad` in place.
+    `.grad` in place, and so is the division by the gradient scale: drop gradients after the step.
 
     A parameter group with `adapt=False` has trust = 1: biases and BatchNorm, which also get `weight_decay=0`.
 
     Two ways to the same numbers, because memory costs on a CPU what launches cost on a GPU. On the CPU one weight goes
     through all of the rule before the next, while it is in cache. On CUDA all weights of a group take each step
     together; what differs between them, the trust ratio, is spread over one flat buffer, since torch multiplies a list
-    of tensors by a list of scalars in one launch each.
+    of tensors by a list of scalars in one launch each. That way holds a second buffer of the gradients' size.
 
     Under fp16's gradient scaler, an update whose gradient overflowed leaves weights and momentum bitwise as they were;
     that is decided on the device.
@@ -57,7 +60,7 @@ class LARS(Optimizer):
             flat: all weights together instead of one after another; unset, on CUDA.
 
         Raises:
-            ValueError: a parameter has another type.
+            ValueError: a parameter has another type, here or in `add_param_group`.
         """
         defaults = {
             "lr": lr,
@@ -67,13 +70,18 @@ class LARS(Optimizer):
             "adapt": adapt,
         }
         super().__init__(params, defaults)
-        for group in self.param_groups:
-            for parameter in group["params"]:
-                if parameter.dtype not in (torch.float32, torch.float64):
-                    raise ValueError(f"LARS: a parameter is {parameter.dtype}; keep weights in float32 under autocast")
+        self.skipped_steps: Tensor | None = None
+        """Updates that overflow prevented, a scalar on the device; None before the first under a gradient scaler."""
         self._flat = flat
-        self._buffers: dict[int, _FlatMomentum] = {}
-        self._norms: list[tuple[Tensor, Tensor]] = []
+        self._buffers: dict[_Kind, _FlatMomentum] = {}
+        self._norms: list[tuple[Tensor, float]] = []
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """Add a group, as the parent does, of float32 or float64 parameters only."""
+        super().add_param_group(param_group)
+        for parameter in self.param_groups[-1]["params"]:
+            if parameter.dtype not in (torch.float32, torch.float64):
+                raise ValueError(f"LARS: a parameter is {parameter.dtype}; keep weights in float32 under autocast")
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]  # the parent overloads on the closure
@@ -84,19 +92,21 @@ class LARS(Optimizer):
                 loss = closure()
         scale: Tensor | None = getattr(self, "grad_scale", None)
         found_inf: Tensor | None = getattr(self, "found_inf", None)
+        if found_inf is not None:
+            self._count(found_inf)
         self._norms = []
         for number, group in enumerate(self.param_groups):
-            weights = [parameter for parameter in group["params"] if parameter.grad is not None]
-            if not weights:
-                continue
-            gradients = [weight.grad for weight in weights]
-            if scale is not None:
-                torch._foreach_div_(gradients, scale)
-            skip = None if found_inf is None else found_inf.to(weights[0].device) > 0
-            if weights[0].is_cuda if self._flat is None else self._flat:
-                self._norms += _update_together(group, weights, gradients, self._momentum(number, weights), skip)
-            else:
-                self._norms += _update_one_by_one(group, weights, gradients, self.state, skip)
+            for kind, weights in _by_kind(number, group["params"]).items():
+                device = weights[0].device
+                gradients = [weight.grad for weight in weights if weight.grad is not None]
+                if scale is not None:
+                    torch._foreach_div_(gradients, scale.to(device))
+                skip = None if found_inf is None else found_inf.to(device) > 0
+                if device.type == "cuda" if self._flat is None else self._flat:
+                    norms = _update_together(group, weights, gradients, self._momentum(kind, weights), skip)
+                else:
+                    norms = _update_one_by_one(group, weights, gradients, self.state, skip)
+                self._norms += [(each, group["trust_coefficient"]) for each in norms]
         return loss
 
     def largest_trust(self) -> Tensor | None:
@@ -106,25 +116,36 @@ class LARS(Optimizer):
         """
         if not self._norms:
             return None
-        of_weights, of_gradients = (
-            torch.cat([norm.reshape(-1) for norm in norms]) for norms in zip(*self._norms, strict=True)
-        )
-        coefficient: float = self.param_groups[0]["trust_coefficient"]
-        ratio = coefficient * of_weights / of_gradients
-        return torch.where((of_weights > 0) & (of_gradients > 0), ratio, 0).amax()
+        device = self._norms[0][0].device
+        ratios = [torch.where(norms.amin(0) > 0, c * norms[0] / norms[1], 0).amax() for norms, c in self._norms]
+        return torch.stack([ratio.to(device) for ratio in ratios]).amax()
 
-    def _momentum(self, number: int, weights: list[Tensor]) -> "_FlatMomentum":
-        """The flat buffer behind the momenta of a group's weights; made anew if others took their place."""
-        known = self._buffers.get(number)
+    def _count(self, found_inf: Tensor) -> None:
+        if self.skipped_steps is None:
+            self.skipped_steps = torch.zeros((), device=self.param_groups[0]["params"][0].device)
+        self.skipped_steps += found_inf.to(self.skipped_steps.device).reshape(()) > 0
+
+    def _momentum(self, kind: "_Kind", weights: list[Tensor]) -> "_FlatMomentum":
+        """The flat buffer behind the momenta of these weights; made anew if others took their place."""
+        known = self._buffers.get(kind)
         if known is None or not known.is_behind(weights, self.state):
-            known = self._buffers[number] = _flat_momentum(weights, self.state)
+            known = self._buffers[kind] = _flat_momentum(weights, self.state)
         return known
+
+
+def _by_kind(number: int, parameters: list[Tensor]) -> dict["_Kind", list[Tensor]]:
+    """Those with a gradient, apart by what cannot share a buffer."""
+    kinds: dict[_Kind, list[Tensor]] = {}
+    for parameter in parameters:
+        if parameter.grad is not None:
+            kinds.setdefault((number, parameter.device, parameter.dtype), []).append(parameter)
+    return kinds
 
 
 def _update_one_by_one(
     group: dict[str, Any], weights: list[Tensor], gradients: list[Tensor], states: Any, skip: Tensor | None
-) -> list[tuple[Tensor, Tensor]]:
-    """Apply the rule to one weight after another; returns the norms of adapted weights and their gradients."""
+) -> list[Tensor]:
+    """Apply the rule to one weight after another; returns the norms of each adapted weight and its gradient, (2,)."""
     norms = []
     for w, g in zip(weights, gradients, strict=True):
         state = states[w]
@@ -135,8 +156,8 @@ def _update_one_by_one(
         v = state["momentum"] if skip is None else state["momentum"].clone()
         v.mul_(group["momentum"])
         if group["adapt"]:
-            norms.append((torch.linalg.vector_norm(w), torch.linalg.vector_norm(g)))
-            v.addcmul_(g, _trust(*norms[-1], group["trust_coefficient"]).mul_(group["lr"]))
+            norms.append(torch.stack([torch.linalg.vector_norm(w), torch.linalg.vector_norm(g)]))
+            v.addcmul_(g, _trust(norms[-1], group["trust_coefficient"]).mul_(group["lr"]))
         else:
             v.add_(g, alpha=group["lr"])
         if skip is None:
@@ -153,33 +174,32 @@ def _update_together(
     gradients: list[Tensor],
     momentum: "_FlatMomentum",
     skip: Tensor | None,
-) -> list[tuple[Tensor, Tensor]]:
-    """Apply each step of the rule to all weights of a group; returns the norms of weights and gradients if adapted."""
+) -> list[Tensor]:
+    """Apply each step of the rule to all weights of a group; returns the norms of weights and gradients, (2, n)."""
     if group["weight_decay"]:
         torch._foreach_add_(gradients, weights, alpha=group["weight_decay"])
-    flat_gradient = torch.zeros_like(momentum.flat)
-    torch._foreach_copy_(momentum.views_of(flat_gradient), gradients)
+    torch._foreach_copy_(momentum.scratch_views, gradients)
     v = momentum.flat if skip is None else momentum.flat.clone()
     v.mul_(group["momentum"])
     norms = []
     if group["adapt"]:
-        norms = [(torch.stack(torch._foreach_norm(weights)), torch.stack(torch._foreach_norm(gradients)))]
-        rate = _trust(*norms[0], group["trust_coefficient"]).mul_(group["lr"])
-        v.addcmul_(flat_gradient, rate.repeat_interleave(momentum.lengths, output_size=len(v)))
+        norms = [torch.stack(torch._foreach_norm([*weights, *gradients])).view(2, -1)]
+        rate = _trust(norms[0], group["trust_coefficient"]).mul_(group["lr"])
+        v.addcmul_(momentum.scratch, rate.repeat_interleave(momentum.lengths, output_size=len(v)))
     else:
-        v.add_(flat_gradient, alpha=group["lr"])
+        v.add_(momentum.scratch, alpha=group["lr"])
     if skip is None:
         torch._foreach_sub_(weights, momentum.views)
         return norms
     momentum.flat.copy_(torch.where(skip, momentum.flat, v))
-    torch._foreach_sub_(weights, momentum.views_of(torch.where(skip, 0, v)))
+    momentum.scratch.copy_(torch.where(skip, 0, v))
+    torch._foreach_sub_(weights, momentum.scratch_views)
     return norms
 
 
-def _trust(of_weights: Tensor, of_gradients: Tensor, coefficient: float) -> Tensor:
-    """Trust ratios from norms; 1 where either norm is 0."""
-    neither_is_zero = (of_weights > 0) & (of_gradients > 0)
-    return torch.where(neither_is_zero, of_weights.mul(coefficient).div_(of_gradients), 1.0)
+def _trust(norms: Tensor, coefficient: float) -> Tensor:
+    """Trust ratios from norms of weights and of gradients, (2, ...); 1 where either norm is 0."""
+    return torch.where(norms.amin(0) > 0, norms[0].mul(coefficient).div_(norms[1]), 1.0)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -188,6 +208,9 @@ class _FlatMomentum:
 
     flat: Tensor
     views: list[Tensor]
+    scratch: Tensor
+    """For the gradients, arranged alike; kept, because making its views costs the host more than a whole step."""
+    scratch_views: list[Tensor]
     lengths: Tensor
     """(n,) int64 on the device: values from each weight's beginning to the next one's."""
     weights: list[Tensor]
@@ -198,10 +221,6 @@ class _FlatMomentum:
             ours is theirs and states[theirs].get("momentum") is view
             for ours, theirs, view in zip(self.weights, weights, self.views, strict=True)
         )
-
-    def views_of(self, flat: Tensor) -> list[Tensor]:
-        """Another buffer of the same arrangement, weight by weight."""
-        return [flat.as_strided(view.size(), view.stride(), view.storage_offset()) for view in self.views]
 
 
 def _flat_momentum(weights: list[Tensor], states: Any) -> _FlatMomentum:
@@ -217,8 +236,15 @@ def _flat_momentum(weights: list[Tensor], states: Any) -> _FlatMomentum:
         states[weight]["momentum"] = view
         views.append(view)
         start += length
-    on_device = torch.tensor(lengths, device=flat.device)
-    return _FlatMomentum(flat=flat, views=views, lengths=on_device, weights=weights)
+    scratch = torch.zeros_like(flat)  # what lies between weights stays 0
+    return _FlatMomentum(
+        flat=flat,
+        views=views,
+        scratch=scratch,
+        scratch_views=[scratch.as_strided(view.size(), view.stride(), view.storage_offset()) for view in views],
+        lengths=torch.tensor(lengths, device=flat.device),
+        weights=weights,
+    )
 
 
 def _extent(tensor: Tensor) -> int:

@@ -229,7 +229,8 @@ def train(
 
 
 def _advice(trainer: Trainer, batch: Batch) -> str:
+    other_precision = "" if trainer.config.precision == "fp32" else " or use precision = fp32"
     return (
         f"lower optimizer.base_lr (the rate is {trainer.learning_rate(batch.step):.3g}), lengthen "
-        "schedule.warmup_epochs or use precision = fp32; the same command then resumes before this step"
+        f"schedule.warmup_epochs{other_precision}, in another --run_dir"
     )

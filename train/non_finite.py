@@ -1,6 +1,7 @@
 """Notices the first loss or projection that is not finite, without waiting for the device at each step."""
 
 import json
+import math
 from collections import deque
 from collections.abc import Iterable
 from pathlib import Path
@@ -46,8 +47,8 @@ class NonFiniteWatch:
     @torch.no_grad()
     def look_at_weights(self, step: int, weights: Iterable[Tensor]) -> None:
         """Note what an update left, before it is saved: a finite loss may have had a gradient that was not."""
-        norm = torch.nn.utils.get_total_norm([weight.detach() for weight in weights])
-        self._note(step, torch.stack([torch.zeros_like(norm), torch.zeros_like(norm), norm]))
+        largest = torch.nn.utils.get_total_norm([weight.detach() for weight in weights], norm_type=math.inf)
+        self._note(step, torch.stack([torch.zeros_like(largest), torch.zeros_like(largest), largest]))
 
     def _note(self, step: int, values: Tensor) -> None:
         self._first = torch.where(values.isfinite(), self._first, self._first.clamp(max=step))
@@ -79,7 +80,10 @@ class NonFiniteWatch:
             "world_size": accelerator.num_processes,
             "sample_id": dict(self._recent)[step].tolist(),
         }
-        (directory / f"rank-{accelerator.process_index}.json").write_text(json.dumps(content) + "\n")
+        path = directory / f"rank-{accelerator.process_index}.json"
+        partial = path.with_suffix(".partial")
+        partial.write_text(json.dumps(content) + "\n")
+        partial.replace(path)
         accelerator.wait_for_everyone()
         raise NonFiniteError(
             f"{what} of step {step + 1} not finite on rank {', '.join(map(str, ranks))}; its sample ids are in "

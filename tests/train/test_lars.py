@@ -158,6 +158,8 @@ def test_an_overflow_is_skipped_and_the_next_update_is_as_if_it_had_not_been(uns
             after = copies(net.weights), copies(momenta(optimizer))
             assert all(torch.equal(a, b) for kind in range(2) for a, b in zip(before[kind], after[kind], strict=True))
     assert scaler.get_scale() == 512
+    assert optimizer.skipped_steps is not None
+    assert float(optimizer.skipped_steps) == 1
     run(undisturbed, other, [1, 3])
     assert all(torch.allclose(a, b, rtol=1e-6) for a, b in zip(net.weights, undisturbed.weights, strict=True))
 
@@ -198,8 +200,20 @@ def test_all_weights_of_resnet50_take_a_step_in_few_operators() -> None:
     for parameter in model.parameters():
         parameter.grad = torch.ones_like(parameter)
     optimizer.step()
-    views = 2 * len([*weights, *others])  # as_strided, which launches nothing
-    assert dispatches(optimizer.step) - views <= 30
+    assert dispatches(optimizer.step) <= 30
+
+
+@BOTH_WAYS
+def test_weights_of_both_types_share_a_group(flat: bool) -> None:
+    alone = [nn.Parameter(torch.ones(3, 2, dtype=dtype)) for dtype in (torch.float32, torch.float64)]
+    together = [nn.Parameter(weight.detach().clone()) for weight in alone]
+    optimizers = [LARS(together, lr=0.1, flat=flat), *(LARS([weight], lr=0.1, flat=False) for weight in alone)]
+    for weight in (*alone, *together):
+        weight.grad = torch.full_like(weight, 2.0)
+    for optimizer in optimizers:
+        optimizer.step()
+    assert all(torch.equal(a, b) for a, b in zip(alone, together, strict=True))
+    assert [tensor.dtype for tensor in momenta(optimizers[0])] == [torch.float32, torch.float64]
 
 
 def test_half_precision_weights_are_refused() -> None:

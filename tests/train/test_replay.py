@@ -222,7 +222,7 @@ def test_what_overflows_only_in_bf16_is_told_by_a_replay_in_fp32(
 def test_a_rate_far_too_large_is_seen_in_the_weights_and_in_the_module_that_overflows(
     shards: Path, tmp_path: Path, replayed: Callable[..., tuple[dict[str, Any], str]]
 ) -> None:
-    break_down(shards, tmp_path, "--optimizer.base_lr=1e30")
+    break_down(shards, tmp_path, "--optimizer.base_lr=1e30", "--checkpoint.every_steps=100")
     report, text = replayed(tmp_path / "non_finite" / "step-00000003")
     assert (report["weights_not_finite"], report["views_not_finite"]) == ([], [])
     assert max(report["largest_weight"].values()) > 1e20
@@ -310,7 +310,7 @@ def test_other_data_and_later_checkpoints_are_refused_in_a_line(
         content = json.loads((record / f"rank-{rank}.json").read_text())
         content["sample_id"][3] += 1
         (record / f"rank-{rank}.json").write_text(json.dumps(content))
-    assert "2 samples of the batch differ from data.dir's; the first, in place 3, was " in refused(str(record))
+    assert "the batch has other samples than then; the first that differs, in place 3, was " in refused(str(record))
     for rank in range(2):
         content = json.loads((record / f"rank-{rank}.json").read_text())
         (record / f"rank-{rank}.json").write_text(json.dumps(content | {"step": 1}))
@@ -332,8 +332,14 @@ def test_what_is_not_a_record_is_refused_in_a_line(
     first = record / "rank-0.json"
     first.write_text('{"format": ')
     assert "rank-0.json: cannot be read" in refused(str(record))
-    others: list[Any] = [[], content | {"format": "other"}, content | {"step": "3"}, {"format": "diptych-batch"}]
-    for other in others:
+    wrong: list[dict[str, Any]] = [
+        {"format": "x"},
+        {"step": "3"},
+        {"step": -1},
+        {"world_size": 0},
+        {"sample_id": ["a"]},
+    ]
+    for other in ([], {"format": "diptych-batch"}, *(content | field for field in wrong)):
         first.write_text(json.dumps(other))
         assert "not the record of a batch that was not finite" in refused(str(record))
     first.write_text(json.dumps(content | {"world_size": 2}))
