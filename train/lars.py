@@ -70,8 +70,6 @@ class LARS(Optimizer):
             "adapt": adapt,
         }
         super().__init__(params, defaults)
-        self.skipped_steps: Tensor | None = None
-        """Updates that overflow prevented, a scalar on the device; None before the first under a gradient scaler."""
         self._flat = flat
         self._buffers: dict[_Kind, _FlatMomentum] = {}
         self._norms: list[tuple[Tensor, float]] = []
@@ -92,8 +90,6 @@ class LARS(Optimizer):
                 loss = closure()
         scale: Tensor | None = getattr(self, "grad_scale", None)
         found_inf: Tensor | None = getattr(self, "found_inf", None)
-        if found_inf is not None:
-            self._count(found_inf)
         self._norms = []
         for number, group in enumerate(self.param_groups):
             for kind, weights in _by_kind(number, group["params"]).items():
@@ -119,11 +115,6 @@ class LARS(Optimizer):
         device = self._norms[0][0].device
         ratios = [torch.where(norms.amin(0) > 0, c * norms[0] / norms[1], 0).amax() for norms, c in self._norms]
         return torch.stack([ratio.to(device) for ratio in ratios]).amax()
-
-    def _count(self, found_inf: Tensor) -> None:
-        if self.skipped_steps is None:
-            self.skipped_steps = torch.zeros((), device=self.param_groups[0]["params"][0].device)
-        self.skipped_steps += found_inf.to(self.skipped_steps.device).reshape(()) > 0
 
     def _momentum(self, kind: "_Kind", weights: list[Tensor]) -> "_FlatMomentum":
         """The flat buffer behind the momenta of these weights; made anew if others took their place."""
@@ -209,7 +200,7 @@ class _FlatMomentum:
     flat: Tensor
     views: list[Tensor]
     scratch: Tensor
-    """For the gradients, arranged alike; kept, because making its views costs the host more than a whole step."""
+    """For the gradients, arranged alike; kept, so that a step makes no views."""
     scratch_views: list[Tensor]
     lengths: Tensor
     """(n,) int64 on the device: values from each weight's beginning to the next one's."""

@@ -5,12 +5,14 @@ python -m ops.bench loader --cifar DIR --imagenet DIR
 python -m ops.bench builder --source images.tar.gz
 python -m ops.bench augment --sizes 32,224
 python -m ops.bench sharpness --imagenet DIR
+python -m ops.bench loss --rows 16384
+python -m ops.bench lars --encoder resnet50
 """
 
 import sys
 from importlib import import_module
 
-_SUBJECTS = ("step", "loader", "builder", "augment", "sharpness")
+_SUBJECTS = ("step", "loader", "builder", "augment", "sharpness", "loss", "lars")
 
 
 def main() -> None:

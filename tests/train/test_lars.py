@@ -158,8 +158,6 @@ def test_an_overflow_is_skipped_and_the_next_update_is_as_if_it_had_not_been(uns
             after = copies(net.weights), copies(momenta(optimizer))
             assert all(torch.equal(a, b) for kind in range(2) for a, b in zip(before[kind], after[kind], strict=True))
     assert scaler.get_scale() == 512
-    assert optimizer.skipped_steps is not None
-    assert float(optimizer.skipped_steps) == 1
     run(undisturbed, other, [1, 3])
     assert all(torch.allclose(a, b, rtol=1e-6) for a, b in zip(net.weights, undisturbed.weights, strict=True))
 
