@@ -10,7 +10,7 @@ export MALLOC_TRIM_THRESHOLD_ := 4294967296
 # train/ would otherwise come first on the path of `python train/pretrain.py`.
 export PYTHONSAFEPATH := 1
 
-.PHONY: setup demo test slow gpu-check bench clean
+.PHONY: setup demo test slow gpu-check bench study clean
 
 setup: .venv/ready
 
@@ -49,6 +49,12 @@ gpu-check: setup
 # The whole step beside its bound; other data with `python -m ops.bench step --config FILE --data.dir DIR`.
 bench: setup data/textures/manifest.json
 	$(BIN)/python -m ops.bench step --config train/configs/cifar10_cpu.yaml --data.dir data/textures
+
+# The studies of docs/results: hours on two cores; what is finished is not done again.
+STUDY_DATA ?= data/cifar10
+study: setup
+	$(BIN)/python -m eval.ablate head,loss --config train/configs/cifar10_cpu.yaml --data.dir $(STUDY_DATA) \
+	  --output runs/studies --epochs 6 --seeds 0,1 --jobs 2 --cpu_threads 1
 
 clean:
 	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis
