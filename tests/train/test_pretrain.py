@@ -56,8 +56,10 @@ def log(run_dir: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
 
 
-def final_weights(run_dir: Path) -> bytes:
-    return (run_dir / "checkpoints" / f"step-{STEPS:08d}" / "model.safetensors").read_bytes()
+def final_weights(run_dir: Path) -> list[bytes]:
+    """Of the network, the momenta and the online probe."""
+    directory = run_dir / "checkpoints" / f"step-{STEPS:08d}"
+    return [(directory / f"{name}.safetensors").read_bytes() for name in ("model", "optimizer", "probe")]
 
 
 def free_port() -> int:
@@ -135,6 +137,10 @@ def test_two_ranks_print_the_loss_curve_of_one(finished: dict[str, Path], shards
     one, two = log(finished["fp32"])[:20], log(tmp_path / "run")
     assert [line["step"] for line in two] == list(range(1, 21))
     assert [line["loss"] for line in two] == pytest.approx([line["loss"] for line in one], rel=1e-4)
+    assert [line["learning_rate"] for line in two] == [line["learning_rate"] for line in one]
+    assert [line["probe_top1"] for line in two] == pytest.approx([line["probe_top1"] for line in one], abs=0.07)
+    for ours, theirs in zip(two[:5], one[:5], strict=True):
+        assert ours["health"] == pytest.approx(theirs["health"], rel=1e-3, abs=1e-3)
 
 
 def test_metrics_of_a_run_can_be_scraped_while_it_trains(shards: Path, tmp_path: Path) -> None:
