@@ -38,6 +38,11 @@ def with_plain_batchnorm(module: nn.Module) -> nn.Module:
     return _replace(module, lambda child: hasattr(child, _PLAIN), _plain)
 
 
+def has_batchnorm(module: nn.Module) -> bool:
+    """Whether a sample's output depends on the others of its batch."""
+    return any(isinstance(child, _BatchNorm) for child in module.modules())
+
+
 class GlobalBatchNorm(_BatchNorm):
     """BatchNorm of (B, C, ...) over all ranks, in float32 at least (float64 stays float64).
 

@@ -33,6 +33,7 @@ def refuse_other_run(config: PretrainConfig) -> None:
 
 def announce(config: PretrainConfig, split: SplitIndex, trainer: "Trainer", first_step: int, last_step: int) -> None:
     """Write the resolved configuration into the run directory and say what is about to happen."""
+    from model.batchnorm import has_batchnorm
     from model.encoder import count_parameters
 
     run_dir = Path(config.run_dir)
@@ -47,6 +48,12 @@ def announce(config: PretrainConfig, split: SplitIndex, trainer: "Trainer", firs
         f"{len(split):,} images of {split.manifest.name}; {accelerator.num_processes} x {accelerator.device.type}, "
         f"{config.precision}"
     )
+    if config.micro_batch and has_batchnorm(trainer.model):
+        where = "of all ranks" if config.global_batchnorm else "of each rank"
+        print(
+            f"BatchNorm sees micro-batches of {config.micro_batch} images {where}; without it (--encoder.norm group "
+            "--head.batchnorm false) the update would be that of the whole batch"
+        )
     if first_step >= last_step:
         print(f"step {first_step} of {trainer.total_steps} is reached already; nothing to do", flush=True)
     elif first_step:
