@@ -20,8 +20,8 @@ class EncoderConfig:
     """Of a ResNet. group: GroupNorm (Wu & He 2018), whose samples do not depend on each other, so that an update in
     micro-batches equals the whole one."""
     arguments: dict[str, Any] = field(default_factory=dict)
-    """Further ones for timm's model, such as {patch_size: 4, drop_path_rate: 0.1}. Models of one fixed image size get
-    img_size = views.size without being told."""
+    """Further ones for timm's model, such as {patch_size: 4, drop_path_rate: 0.1}; a ResNet takes drop_rate,
+    drop_path_rate and drop_block_rate. Models of one fixed image size get img_size = views.size without being told."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,6 +1,7 @@
 """Encoders: timm's networks without classifier, with SimCLR's stems and true width multiplier for ResNets."""
 
 import difflib
+import logging
 import math
 from typing import Any
 
@@ -23,8 +24,11 @@ _RESNETS = {
     "resnet152": (Bottleneck, (3, 8, 36, 3)),
 }
 _STAGE_CHANNELS = (64, 128, 256, 512)
-_OURS = ("block", "layers", "num_classes", "in_chans", "channels", "norm_layer", "stem_width", "stem_type")
-"""What a ResNet's arguments may not set: fields of the configuration do, or SimCLR's stem."""
+_RESNET_ARGUMENTS = ("drop_rate", "drop_path_rate", "drop_block_rate")
+"""What a ResNet's arguments may set. Others would not reach the stem and first stage, which are made here."""
+_REFUSED = ("pretrained", "checkpoint_path", "features_only")
+"""What the arguments of timm's other models may not set: weights start random, and h is one vector per image."""
+_FAULTS = (TypeError, ValueError, AssertionError, RuntimeError, LookupError, ArithmeticError, AttributeError)
 
 
 def build_encoder(config: EncoderConfig, image_size: int) -> Any:
@@ -88,14 +92,17 @@ def _resnet(config: EncoderConfig) -> ResNet:
     channels = tuple(round(count * config.width) for count in _STAGE_CHANNELS)
     if min(channels) < 1:
         raise ModelError(f"encoder.width = {config.width}: leaves no channels")
-    for name in _OURS:
-        if name in config.arguments:
-            raise ModelError(f"encoder.arguments = {config.arguments}: {name} is set by the other fields of encoder")
+    for name in config.arguments:
+        if name not in _RESNET_ARGUMENTS:
+            raise ModelError(
+                f"encoder.arguments = {config.arguments}: of {config.name}, only {', '.join(_RESNET_ARGUMENTS)} "
+                f"can be set, not {name}"
+            )
     norm = nn.BatchNorm2d if config.norm == "batch" else _group_norm
     try:
         model = ResNet(block, list(blocks), num_classes=0, channels=channels, norm_layer=norm, **config.arguments)
-    except (TypeError, ValueError, AssertionError) as error:
-        raise ModelError(f"encoder.arguments = {config.arguments}: {' '.join(str(error).split())}") from None
+    except _FAULTS as error:
+        raise ModelError(f"encoder.arguments = {config.arguments}: {_said(error)}") from None
     stem = channels[0]
     if config.stem == "cifar":
         model.conv1 = nn.Conv2d(3, stem, kernel_size=3, stride=1, padding=1, bias=False)
@@ -123,22 +130,35 @@ def _of_timm(config: EncoderConfig, image_size: int) -> Any:
             f"encoder.name = {config.name}: neither one of {', '.join(_RESNETS)} nor a model of timm"
             + (f"; did you mean {near[0]}?" if near else "")
         )
+    for name in _REFUSED:
+        if name in config.arguments:
+            raise ModelError(f"encoder.arguments = {config.arguments}: {name} cannot be set")
     pretrained = timm.get_pretrained_cfg(config.name)
     size = {"img_size": image_size} if pretrained is not None and pretrained.fixed_input_size else {}
+    log = logging.getLogger("torch._subclasses.fake_tensor")  # prints a traceback before it raises
+    level = log.level
+    log.setLevel(logging.CRITICAL)
     try:
         encoder: Any = timm.create_model(config.name, num_classes=0, **(size | config.arguments))
         with FakeTensorMode(allow_non_fake_inputs=True), torch.no_grad():
             shape = encoder.eval()(torch.zeros(2, 3, image_size, image_size)).shape
-    except (TypeError, ValueError, AssertionError, RuntimeError) as error:
-        said = " ".join(str(error).split())[:200]
+    except _FAULTS as error:
         raise ModelError(
-            f"encoder.name = {config.name} with encoder.arguments = {config.arguments} at {image_size} pixels: {said}"
+            f"encoder.name = {config.name} with encoder.arguments = {config.arguments} at {image_size} pixels: "
+            f"{_said(error)}"
         ) from None
+    finally:
+        log.setLevel(level)
     if len(shape) != 2:
         raise ModelError(f"encoder.name = {config.name}: gives {tuple(shape)} for two images, not a vector for each")
     if encoder.num_features != shape[1]:
         encoder.num_features = shape[1]  # of some, timm counts the channels before a last layer
     return encoder.train()
+
+
+def _said(error: Exception) -> str:
+    """What was raised, in one line; some errors of timm have no text."""
+    return f"{type(error).__name__} {' '.join(str(error).split())[:200]}".strip()
 
 
 def _draws(module: nn.Module) -> bool:
@@ -148,4 +168,6 @@ def _draws(module: nn.Module) -> bool:
         return bool(module.drop_prob)
     if getattr(module, "drop_rate", 0):  # of timm's models, in forward_head
         return True
-    return type(module).__name__ in ("DropBlock2d", "PatchDropout")
+    if any(getattr(module, f"{change}_coords", None) is not None for change in ("shift", "jitter", "rescale")):
+        return True  # rotary positions, which are changed in training
+    return type(module).__name__ in ("DropBlock2d", "PatchDropout", "PatchDropoutWithIndices")

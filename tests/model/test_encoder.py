@@ -47,7 +47,7 @@ def test_residual_branches_start_at_zero() -> None:
     assert all((block.bn1.weight == 1).all() for block in blocks)
 
 
-@pytest.mark.parametrize("width", [0.25, 0.5, 2.0])
+@pytest.mark.parametrize("width", [0.25, 0.5, 2.0, 4.0])
 def test_every_channel_count_is_multiplied_by_the_width(width: float) -> None:
     with torch.device("meta"):
         plain, scaled = (build_encoder(EncoderConfig(name="resnet50", width=w), 224).state_dict() for w in (1.0, width))
@@ -90,6 +90,24 @@ def test_stochastic_depth_grows_with_depth_from_the_first_stage_on() -> None:
     encoder = build_encoder(EncoderConfig(name="resnet18", width=0.25, arguments={"drop_path_rate": 0.7}), 32)
     rates = [getattr(block.drop_path, "drop_prob", 0.0) for i in range(1, 5) for block in getattr(encoder, f"layer{i}")]
     assert rates == pytest.approx([0.7 * i / 7 for i in range(8)])
+
+
+def test_a_refusal_prints_nothing_besides(caplog: pytest.LogCaptureFixture) -> None:
+    with pytest.raises(ModelError, match="at 32 pixels") as caught:
+        build_encoder(EncoderConfig(name="crossvit_9_240"), 32)
+    assert caplog.records == []
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("changed", ["rope_shift_coords", "patch_drop_rate"])
+def test_rotary_models_that_move_or_drop_patches_in_training_draw(changed: str) -> None:
+    arguments = {"patch_size": 8, "depth": 1}
+    with torch.device("meta"):
+        still, moved = (
+            build_encoder(EncoderConfig(name="vit_small_patch16_dinov3", arguments=arguments | more), 32)
+            for more in ({}, {changed: 0.5})
+        )
+    assert (is_stochastic(still), is_stochastic(moved)) == (False, True)
 
 
 @pytest.mark.parametrize(
@@ -165,8 +183,14 @@ def test_a_compiled_encoder_computes_what_it_did() -> None:
         (EncoderConfig(name="efficientnet_b0", norm="group"), "need one of resnet18"),
         (EncoderConfig(width=0.001), "encoder.width = 0.001: leaves no channels"),
         (EncoderConfig(name="vit_tiny_patch16_22"), r"did you mean vit_tiny_patch16_224\?"),
-        (EncoderConfig(arguments={"channels": 3}), "channels is set by the other fields"),
-        (EncoderConfig(arguments={"drop_pat": 1}), "encoder.arguments = .*unexpected keyword argument 'drop_pat'"),
+        (EncoderConfig(arguments={"channels": 3}), "can be set, not channels"),
+        (EncoderConfig(arguments={"cardinality": 32}), "can be set, not cardinality"),
+        (EncoderConfig(arguments={"drop_pat": 1}), "can be set, not drop_pat"),
+        (EncoderConfig(arguments={"drop_path_rate": "x"}), "encoder.arguments = .*TypeError"),
+        (EncoderConfig(name=VIT.name, arguments={"act_layer": "zz"}), "at 32 pixels: KeyError 'zz'"),
+        (EncoderConfig(name=VIT.name, arguments={"num_heads": 0}), "at 32 pixels: ZeroDivisionError"),
+        (EncoderConfig(name="resnet26", arguments={"pretrained": True}), "pretrained cannot be set"),
+        (EncoderConfig(name="resnet26", arguments={"global_pool": ""}), "not a vector for each"),
         (EncoderConfig(name=VIT.name, arguments={"patch": 1}), "encoder.arguments = .*unexpected keyword .*'patch'"),
         (EncoderConfig(name=VIT.name, arguments={"img_size": 64}), "at 32 pixels: .*64"),
     ],

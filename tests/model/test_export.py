@@ -1,5 +1,6 @@
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +51,22 @@ def test_saving_again_replaces_the_encoder(saved: tuple[Any, Path]) -> None:
     loaded, _ = load_encoder(directory)
     assert torch.equal(loaded.conv1.weight, other.conv1.weight)
     assert sorted(path.name for path in directory.iterdir()) == ["encoder.json", "model.safetensors"]
+
+
+def test_a_vision_transformer_comes_back_as_it_was(tmp_path: Path) -> None:
+    config = EncoderConfig(name="vit_tiny_patch16_224", arguments={"patch_size": 8, "depth": 2})
+    encoder = build_encoder(config, 32)
+    save_encoder(tmp_path, encoder.state_dict(), replace(DESCRIPTION, encoder=config))
+    loaded, description = load_encoder(tmp_path)
+    images = torch.randn(2, 3, 32, 32)
+    assert torch.equal(loaded(images), encoder.eval()(images))
+    assert description.encoder == config
+
+
+def test_a_description_from_before_norm_and_arguments_is_read(saved: tuple[Any, Path]) -> None:
+    _, directory = saved
+    edit(directory, encoder={"name": "resnet18", "stem": "cifar", "width": 0.125})
+    assert load_encoder(directory)[1] == DESCRIPTION
 
 
 def flip_a_bit(directory: Path) -> str:
