@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
-from model.health import health
 from torch import Tensor
 
+from model.health import health
 from pipelines.loader import Batch
 
 if TYPE_CHECKING:

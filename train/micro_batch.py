@@ -5,8 +5,9 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import TYPE_CHECKING
 
 import torch
-from model.running_statistics import frozen_statistics
 from torch import Tensor, nn
+
+from model.running_statistics import frozen_statistics
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
