@@ -62,12 +62,12 @@ class GlobalBatchNorm(_BatchNorm):
             raise ValueError(f"expected (B, C, ...), got {tuple(input.shape)}")
 
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002  # the parent's name
-        """Normalise (B, C, ...) by the statistics of all ranks' batches, or by the running ones in eval mode.
+        """Normalise (B, C, ...) by the statistics of all ranks' batches, or as plain BatchNorm in eval mode.
 
         Raises:
             ValueError: a channel has a single value in all, whose variance is not defined.
         """
-        if not self.training and self.running_mean is not None:
+        if not self.training:  # without running statistics too, as SyncBatchNorm: one rank may evaluate alone
             normalised: Tensor = self.act(self.drop(super().forward(input)))
             return normalised
         self._check_input_dim(input)
@@ -99,12 +99,13 @@ class GlobalBatchNorm(_BatchNorm):
 
 
 def _replace(module: nn.Module, chosen: Callable[[nn.Module], bool], made_of: Callable[[Any], nn.Module]) -> nn.Module:
-    """Walk the module and put another in the place of each that is chosen."""
-    if chosen(module):
-        return made_of(module)
-    for name, child in module.named_children():
-        setattr(module, name, _replace(child, chosen, made_of))
-    return module
+    """Put another module in the place of each that is chosen; one that is used in several places stays one."""
+    made = {child: made_of(child) for child in module.modules() if chosen(child)}
+    for parent in list(module.modules()):
+        for name, child in parent._modules.items():  # named_children() leaves out a module's second name
+            if child in made:
+                parent._modules[name] = made[child]
+    return made.get(module, module)
 
 
 def _is_plain(module: nn.Module) -> bool:

@@ -53,16 +53,18 @@ class RunningStatistics:
             _write(buffers, flat)
 
     def restore_if(self, flag: Tensor, snapshot: Snapshot) -> None:
-        """Put them back where the flag, a scalar on the device, is not 0; what is not finite now does no harm."""
+        """Put them back where the flag, a scalar on the device, is above 0; what is not finite now does no harm."""
         for buffers, flat, now in zip(self._buffers, snapshot.flat, self.copy().flat, strict=True):
-            _write(buffers, torch.where(flag != 0, flat, now))
+            _write(buffers, torch.where(flag > 0, flat, now))
 
     @contextmanager
     def kept(self) -> Generator[None, None, None]:
         """They are afterwards what they were before."""
         before = self.copy()
-        yield
-        self.restore(before)
+        try:
+            yield
+        finally:
+            self.restore(before)
 
 
 @torch.no_grad()

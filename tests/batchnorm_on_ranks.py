@@ -31,6 +31,13 @@ def output_and_gradient(
     return y.detach(), gradient, {name: buffer.clone() for name, buffer in module.named_buffers()}
 
 
+def evaluated_without_statistics(x: Tensor) -> Tensor:
+    """Output in eval mode, where there are no running statistics, on this rank's rows."""
+    plain = nn.Sequential(nn.BatchNorm1d(x.shape[1], affine=False, track_running_stats=False))
+    y: Tensor = with_global_batchnorm(plain, CPU).eval()(part_of(x))
+    return y
+
+
 def compiled_and_not(module: nn.Module, x: Tensor) -> tuple[list[Tensor], list[Tensor], int]:
     """Output, gradients and running statistics of a converted module, eager and compiled; and the graph breaks."""
     results = []

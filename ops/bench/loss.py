@@ -84,8 +84,12 @@ def counted(config: LossBenchConfig, count: Count) -> dict[str, Answer]:
     for name, entry in counts.items():
         if "failure" in entry or "failure" in ours:
             continue
-        for number in ("value", "gradient_norm"):
-            if abs(entry[number] - ours[number]) > _SAME * abs(ours[number]):
+        for number, scale in (
+            ("value", ours["value"]),
+            ("gradient_norm", ours["gradient_norm"]),
+            ("gradient_along", 1),
+        ):
+            if abs(entry[number] - ours[number]) > _SAME * abs(scale):
                 raise RunError(
                     f"{name}: {number} is {entry[number]}, ours {ours[number]}; they compute different losses"
                 )

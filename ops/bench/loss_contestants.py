@@ -23,7 +23,7 @@ def losses(kind: str, rows: int, dim: int, temperature: float) -> Iterator[int]:
 
 
 def counted(kind: str, rows: int, dim: int, temperature: float) -> dict[str, float]:
-    """Operators dispatched, most bytes held beyond the projections, the value and the norm of the gradient."""
+    """Operators dispatched, most bytes held beyond the projections; value, gradient's norm, cosine to a direction."""
     from ops.bench.counting import dispatches, peak_bytes
 
     torch.set_num_threads(1)
@@ -31,12 +31,15 @@ def counted(kind: str, rows: int, dim: int, temperature: float) -> dict[str, flo
     result = loss(z)
     (gradient,) = torch.autograd.grad(result, z)
     value, norm = float(result.detach()), float(gradient.norm())
-    del result, gradient
+    direction = torch.randn(gradient.shape, generator=torch.Generator().manual_seed(1))
+    along = float((gradient * direction).sum() / direction.norm() / norm)  # a sign or an order would show
+    del result, gradient, direction
 
     def once() -> object:
         return torch.autograd.grad(loss(z), z)
 
-    return {"dispatches": dispatches(once), "peak_bytes": peak_bytes(once), "value": value, "gradient_norm": norm}
+    counts = {"dispatches": dispatches(once), "peak_bytes": peak_bytes(once)}
+    return {**counts, "value": value, "gradient_norm": norm, "gradient_along": along}
 
 
 def projections(rows: int, dim: int) -> Tensor:

@@ -8,6 +8,7 @@ import reference
 import timm
 import torch
 from rank_pool import RankPool
+from timm.layers import BatchNormAct2d
 from torch import nn
 
 from model.batchnorm import GlobalBatchNorm, convert, with_global_batchnorm, with_plain_batchnorm
@@ -83,6 +84,61 @@ def test_conversion_back_gives_the_classes_the_names_and_the_outputs_that_were(n
     assert [type(module) for module in back.modules()] == classes
     assert back.state_dict().keys() == model.state_dict().keys()
     assert torch.equal(back(images), wanted)
+
+
+def test_a_converted_encoder_has_the_unconverted_ones_gradients() -> None:
+    torch.manual_seed(0)
+    model = timm.create_model("resnet50", num_classes=0).double()
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            nn.init.uniform_(module.weight)
+    images = torch.randn(4, 3, 32, 32, dtype=torch.float64)
+    ours = convert(copy.deepcopy(model), CPU)
+    for network in (model, ours):
+        network(images).square().sum().backward()
+    for theirs, mine in zip(model.parameters(), ours.parameters(), strict=True):
+        assert torch.linalg.norm(theirs.grad - mine.grad) < 1e-8 * torch.linalg.norm(theirs.grad)
+
+
+@pytest.mark.parametrize("device", [CPU, CUDA], ids=str)
+@pytest.mark.parametrize("affine", [True, False])
+@pytest.mark.parametrize("track", [True, False])
+@pytest.mark.parametrize("kind", [nn.BatchNorm1d, nn.BatchNorm2d, BatchNormAct2d])
+def test_conversion_there_and_back_keeps_every_setting(
+    kind: Any, track: bool, affine: bool, device: torch.device
+) -> None:
+    torch.manual_seed(0)
+    fused = {"drop_layer": nn.Dropout, "act_layer": nn.SiLU} if kind is BatchNormAct2d else {}
+    plain = kind(4, eps=1e-3, momentum=0.3, affine=affine, track_running_stats=track, **fused).eval()
+    x = torch.randn(5, 4, *([] if kind is nn.BatchNorm1d else [3, 3]))
+    plain.train()(x)
+    plain.eval()
+    there: Any = convert(nn.Sequential(plain), device)
+    back: Any = with_plain_batchnorm(nn.Sequential(there[0]))
+    assert type(there[0]) is not kind
+    assert type(back[0]) is kind
+    for module in (there[0], back[0]):
+        settings = (module.eps, module.momentum, module.affine, module.track_running_stats, module.training)
+        assert settings == (1e-3, 0.3, affine, track, False)
+        assert module.weight is plain.weight
+        assert module.state_dict().keys() == plain.state_dict().keys()
+        assert all(torch.equal(a, b) for a, b in zip(module.buffers(), plain.buffers(), strict=True))
+        assert not fused or (module.drop is plain.drop and module.act is plain.act)
+    assert torch.equal(back(x), plain(x))
+
+
+def test_a_batchnorm_in_two_places_stays_one() -> None:
+    shared = nn.BatchNorm1d(3)
+    changed: Any = convert(nn.Sequential(shared, nn.Linear(3, 3), shared, nn.Sequential(shared)), CPU)
+    assert isinstance(changed[0], GlobalBatchNorm)
+    assert changed[0] is changed[2]
+    assert changed[0] is changed[3][0]
+
+
+def test_a_rank_may_evaluate_alone_without_running_statistics(two_ranks: RankPool) -> None:
+    x = torch.randn(8, 3, generator=torch.Generator().manual_seed(0))
+    for part, y in zip(x.chunk(2), two_ranks.run(batchnorm_on_ranks.evaluated_without_statistics, x), strict=True):
+        assert torch.equal(y, nn.BatchNorm1d(3, affine=False, track_running_stats=False)(part))
 
 
 def test_what_is_frozen_or_without_scale_stays_so() -> None:

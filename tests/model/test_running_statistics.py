@@ -1,5 +1,6 @@
 import copy
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Any
 
 import batchnorm_on_ranks
@@ -11,11 +12,14 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from model.batchnorm import convert
+from model.compiled import graph_breaks
 from model.running_statistics import RunningStatistics, frozen_statistics
 
 KINDS: dict[str, Callable[[], Any]] = {
     "torch": lambda: nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Flatten(), nn.BatchNorm1d(144)),
     "global": lambda: convert(KINDS["torch"](), torch.device("cpu")),
+    "sync": lambda: convert(KINDS["torch"](), torch.device("cuda")),  # one process: on the CPU it computes as the plain
+    "fused sync": lambda: convert(KINDS["timm"](), torch.device("cuda")),
     "timm": lambda: timm.create_model("efficientnet_b0", num_classes=0, drop_rate=0.0, drop_path_rate=0.0),
     "none": lambda: nn.Sequential(nn.Flatten(), nn.LayerNorm(192)),
 }
@@ -58,6 +62,41 @@ def test_statistics_come_back_as_they_were_copied(kind: str) -> None:
     with statistics.kept():
         model(images(2))
     assert equal(buffers(model), before)
+
+
+@pytest.mark.parametrize("kind", ["torch", "global", "sync"])
+def test_statistics_freeze_and_thaw_in_a_compiled_model(kind: str) -> None:
+    torch.compiler.reset()
+    torch.manual_seed(0)
+    model = KINDS[kind]()
+    eager = copy.deepcopy(model)
+    model.compile(backend="aot_eager")
+    contexts: list[Callable[[nn.Module], Any]] = [nullcontext, frozen_statistics]
+    for step, context in enumerate(contexts * 2):
+        before = buffers(model)
+        with context(model), context(eager):
+            assert torch.allclose(model(images(step)), eager(images(step)), atol=1e-5)
+        assert equal(buffers(model), before) == (context is frozen_statistics)
+        assert all(torch.allclose(a, b, atol=1e-6) for a, b in zip(model.buffers(), eager.buffers(), strict=True))
+
+
+def test_a_graph_break_is_counted() -> None:
+    def broken(x: Tensor) -> Tensor:
+        x = x + 1
+        torch._dynamo.graph_break()
+        return x + 1
+
+    before = graph_breaks()
+    torch.compile(broken, backend="eager")(torch.ones(2))
+    assert graph_breaks() == before + 1
+
+
+def test_statistics_are_put_back_when_backward_fails() -> None:
+    model: Any = nn.BatchNorm1d(3)
+    with pytest.raises(RuntimeError, match="out of memory"), RunningStatistics(model).kept():
+        model(torch.randn(4, 3))
+        raise RuntimeError("out of memory")
+    assert model.num_batches_tracked == 0
 
 
 @pytest.mark.parametrize("flag", [0.0, 1.0])

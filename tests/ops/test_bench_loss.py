@@ -10,7 +10,7 @@ from ops.bench.measure import Answer, BenchConfig, Contestant
 from train.errors import RunError
 
 RATES = {OURS: 200, "ours, by tiles": 210, "ours, by rows": 150, NAIVE: 50}
-COUNTS = {"dispatches": 1_234, "peak_bytes": 3_000_000, "value": 0.25, "gradient_norm": 0.5}
+COUNTS = {"dispatches": 1_234, "peak_bytes": 3_000_000, "value": 0.25, "gradient_norm": 0.5, "gradient_along": 0.01}
 
 
 def fake_run(contestant: Contestant, _: BenchConfig) -> Answer:
@@ -34,12 +34,13 @@ def test_ratios_to_others_in_speed_and_memory_stand_beside_what_was_wanted() -> 
     assert report["counts"][LIGHTLY] == {"failure": "No module named 'lightly'"}
 
 
-def test_a_contestant_that_computes_another_loss_is_refused() -> None:
+@pytest.mark.parametrize(("number", "wrong"), [("value", 0.26), ("gradient_norm", 0.6), ("gradient_along", -0.01)])
+def test_a_contestant_that_computes_another_loss_is_refused(number: str, wrong: float) -> None:
     def other(call: str, options: dict[str, Any], python: str) -> Answer:
         answer = fake_count(call, options, python)
-        return {"made": answer["made"] | {"value": 0.26}} if options["kind"] == "naive" else answer
+        return {"made": answer["made"] | {number: wrong}} if options["kind"] == "naive" else answer
 
-    with pytest.raises(RunError, match=r"whole matrix: value is 0\.26, ours 0\.25; they compute different"):
+    with pytest.raises(RunError, match=f"whole matrix: {number} is {wrong}, ours .*; they compute different"):
         counted(LossBenchConfig(rows=64), other)
 
 
