@@ -186,10 +186,12 @@ class Decoder:
             return taken
         from nvidia.dali.plugin.pytorch import feed_ndarray
 
-        # Into memory of torch's, whose allocator knows which streams still read it; DALI's does not. Blocks this thread
-        # until the copy is done, so that DALI may reuse its buffer and any stream may read ours.
+        # Into memory of torch's, whose allocator knows which streams still read it; DALI's does not. With a stream DALI
+        # does not wait for its copy; this thread does, so that any stream may read it.
+        stream = torch.cuda.current_stream(self._device)
         copied = torch.empty(images, self._side, self._side, 3, dtype=torch.uint8, device=self._device)
-        feed_ndarray(pixels, copied, cuda_stream=torch.cuda.current_stream(self._device))
+        feed_ndarray(pixels, copied, cuda_stream=stream)
+        stream.synchronize()
         return copied
 
 

@@ -1,12 +1,13 @@
 """What ranks on CUDA devices are asked to compute, and how they are brought together."""
 
 import os
-import subprocess
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import torch
 import torch.distributed as dist
+from gpu_setting import IMAGES, small_run, trainer_of
 from rank_functions import rows_of_rank
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
@@ -15,18 +16,29 @@ from model.batchnorm import with_global_batchnorm
 from model.config import EncoderConfig, HeadConfig
 from model.loss import nt_xent
 from model.simclr import SimCLR
+from pipelines.loader import Share, training_batches
+from pipelines.manifest import open_split
+from pipelines.prefetch import Prefetch
 from train.lars import LARS
 
 
-def under_nccl(function: Callable[..., Any], rank: int, port: int, arguments: tuple[Any, ...]) -> Any:
-    """Call the function as this rank of two, on the device of its number; tensors come back on the host."""
-    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    torch.cuda.set_device(rank)
-    dist.init_process_group("nccl", rank=rank, world_size=2, device_id=torch.device("cuda", rank))
+def launched(function: Callable[..., Any], rank: int, port: int, arguments: tuple[Any, ...]) -> Any:
+    """Call the function as this rank of two, in the environment that launchers make; tensors come back on the host."""
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
+    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank)}
     try:
         return function(*arguments)
     finally:
-        dist.destroy_process_group()
+        if dist.is_initialized():
+            dist.destroy_process_group()
+
+
+def under_nccl(function: Callable[..., Any], *arguments: Any) -> Any:
+    """Call the function on the device of this rank's number, once the ranks have met."""
+    device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
+    torch.cuda.set_device(device)
+    dist.init_process_group("nccl", device_id=device)
+    return function(*arguments)
 
 
 def loss_and_gradient(z: Tensor) -> tuple[float, Tensor]:
@@ -67,9 +79,15 @@ def weights_after_an_update(views: Tensor) -> dict[str, Tensor]:
     return {name: tensor.detach().cpu().clone() for name, tensor in model.state_dict().items()}
 
 
-def devices_of_this_process() -> list[str]:
-    """UUIDs of the devices on which this process holds a context, after it has worked on its own."""
-    loss_and_gradient(torch.randn(8, 4))
-    query = ["nvidia-smi", "--query-compute-apps=pid,gpu_uuid", "--format=csv,noheader"]
-    lines = subprocess.run(query, capture_output=True, text=True, check=True).stdout.splitlines()
-    return [uuid for pid, uuid in (line.split(", ") for line in lines) if int(pid) == os.getpid()]
+def devices_after_a_step(shards: Path) -> list[int]:
+    """Numbers of the devices on which this process holds a context, after a step made as train/pretrain.py makes it."""
+    config = small_run(shards)
+    trainer, _ = trainer_of(config)
+    share = Share(global_batch=IMAGES, seed=0, rank=dist.get_rank(), world_size=2, ranks_on_node=2, last_step=1)
+    split, device = open_split(shards, "train"), trainer.accelerator.device
+    with Prefetch(training_batches(split, config.data, config.views, share, device), depth=1) as ahead:
+        for batch in ahead:
+            trainer.train_step(batch)
+    # nvidia-smi would not do: in a container it lists processes by numbers that they do not have there.
+    has_context = torch._C._cuda_hasPrimaryContext  # type: ignore[attr-defined]  # torch has no public way to ask
+    return [number for number in range(torch.cuda.device_count()) if has_context(number)]

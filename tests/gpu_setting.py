@@ -1,5 +1,8 @@
-"""What the tests in gpu/ share: when they are skipped, and a small run."""
+"""What the tests in gpu/ share: when they are skipped, a small run, and a device that lags or may not be waited for."""
 
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -44,7 +47,40 @@ def trainer_of(config: PretrainConfig) -> tuple[Trainer, Any]:
 
 def batches_of(config: PretrainConfig, steps: int) -> list[Batch]:
     """Ready on the device; after warm-up, so that the rate is not 0."""
-    share = Share(global_batch=IMAGES, seed=0, first_step=50, last_step=50 + steps)
+    share = Share(global_batch=config.global_batch, seed=0, first_step=50, last_step=50 + steps)
     split = open_split(config.data.dir, "train")
     with Prefetch(training_batches(split, config.data, config.views, share, CUDA), depth=steps) as ahead:
         return list(ahead)  # the loader's own thread may wait; the step may not
+
+
+@contextmanager
+def tf32_allowed() -> Iterator[None]:
+    """As in a run with tf32 = true, which nothing inside may change for others.
+
+    monkeypatch cannot put these switches back: to it they are no attributes.
+    """
+    before = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
+    try:
+        yield
+        assert (torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32) == (True, True)
+    finally:
+        torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = before
+
+
+def keep_device_busy() -> None:
+    """Some tens of milliseconds, for what is asked of the current stream from now on."""
+    torch.cuda._sleep(50_000_000)  # cycles
+
+
+@contextmanager
+def nothing_may_wait() -> Iterator[None]:
+    """Whatever waits for the device raises RuntimeError."""
+    with warnings.catch_warnings():
+        # Said once when the mode is set, which is done all the same: as an error it would leave the mode on.
+        warnings.filterwarnings("ignore", message="Synchronization debug mode is a prototype feature")
+        try:
+            torch.cuda.set_sync_debug_mode("error")
+            yield
+        finally:
+            torch.cuda.set_sync_debug_mode("default")

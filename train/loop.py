@@ -108,6 +108,7 @@ class Trainer:
         set_learning_rate(self.optimizer, self.learning_rate(batch.step))
         if self.draws_in_forward:
             seed_forward(self.config.seed, batch.step, self.accelerator.process_index)
+        claim(batch.plan.packed)  # all that the plan has on the device lies in it
         views = self.views(claim(batch.canvas), batch.plan)  # (2B, 3, s, s)
         self.clock.mark("augment")
         statistics_before = self.statistics.copy() if self.accelerator.scaler else None

@@ -1,6 +1,7 @@
 """One update on a CUDA device; `make gpu-check`."""
 
 import json
+import re
 import signal
 import subprocess
 import sys
@@ -12,11 +13,11 @@ from typing import Any
 import pytest
 import timm
 import torch
-from gpu_setting import CPU, CUDA, IMAGES, batches_of, needs_one, small_run, trainer_of
+from gpu_setting import CPU, CUDA, batches_of, needs_one, nothing_may_wait, small_run, tf32_allowed, trainer_of
 from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 
-from model.loss import nt_xent
+from model.loss import _CHUNK_BYTES, nt_xent
 from train.lars import LARS
 
 pytestmark = needs_one
@@ -31,29 +32,35 @@ def test_a_step_waits_for_nothing(precision: str, micro_batch: int, shards: Path
     assert trainer.probe is not None
     first, *others = batches_of(config, 4)
     trainer.train_step(first)  # allocates and chooses kernels
-    torch.cuda.set_sync_debug_mode("error")
-    try:
+    with nothing_may_wait():
         outcomes = [trainer.train_step(batch) for batch in others]
-    finally:
-        torch.cuda.set_sync_debug_mode("default")
     assert all(outcome.loss.isfinite() for outcome in outcomes)
 
 
+def test_the_guard_notices_what_waits() -> None:
+    one = torch.ones((), device=CUDA)
+    with nothing_may_wait(), pytest.raises(RuntimeError, match="synchroniz"):
+        one.item()
+    assert one.item() == 1
+
+
+@pytest.mark.parametrize("chunk_bytes", [_CHUNK_BYTES["cuda"], 2**16], ids=["one chunk", "17 chunks"])
 def test_nt_xent_on_the_gpu_is_that_of_the_cpu_and_full_float32_though_the_run_allows_tf32(
-    monkeypatch: pytest.MonkeyPatch,
+    chunk_bytes: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(torch.backends.cuda.matmul, "allow_tf32", True)
+    monkeypatch.setitem(_CHUNK_BYTES, "cuda", chunk_bytes)
     z = torch.randn(514, 64, generator=torch.Generator().manual_seed(0))
     results = []
     for device in (CPU, CUDA):
         there = z.to(device).requires_grad_()
-        loss = nt_xent(there, 0.1)
-        (gradient,) = torch.autograd.grad(loss, there)
+        with tf32_allowed():
+            loss = nt_xent(there, 0.1)
+            (gradient,) = torch.autograd.grad(loss, there)
         results.append((loss.item(), gradient.cpu()))
     (value, gradient), (of_gpu, gradient_of_gpu) = results
     assert of_gpu == pytest.approx(value, rel=1e-5)
+    # TF32 would change it by 5e-5, another order of summation changes it by 1e-7.
     assert (gradient_of_gpu - gradient).norm() < 1e-5 * gradient.norm()
-    assert torch.backends.cuda.matmul.allow_tf32
 
 
 def test_an_overflow_under_fp16_changes_nothing_but_the_scale_and_is_counted(shards: Path) -> None:
@@ -61,19 +68,21 @@ def test_an_overflow_under_fp16_changes_nothing_but_the_scale_and_is_counted(sha
     trainer, model = trainer_of(config)
     first, second, third = batches_of(config, 3)
     trainer.train_step(first)
+    trainer.accelerator.scaler.update(1024.0)  # from the default 65536 the next steps could overflow by themselves
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     states = trainer.optimizer.optimizer.state
     momenta = {weight: state["momentum"].clone() for weight, state in states.items()}
-    scale, skipped = trainer.accelerator.scaler.get_scale(), float(trainer.skipped_steps)
+    skipped = float(trainer.skipped_steps)
     handle = model.encoder.conv1.weight.register_hook(lambda gradient: gradient * torch.inf)
     trainer.train_step(second)
     handle.remove()
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
     assert all(torch.equal(states[weight]["momentum"], momentum) for weight, momentum in momenta.items())
-    assert trainer.accelerator.scaler.get_scale() == scale / 2
+    assert trainer.accelerator.scaler.get_scale() == 512
     assert float(trainer.skipped_steps) == skipped + 1
     trainer.train_step(third)
     assert not torch.equal(model.encoder.conv1.weight, before["encoder.conv1.weight"])
+    assert float(trainer.skipped_steps) == skipped + 1
 
 
 def test_lars_on_the_gpu_is_that_of_the_cpu() -> None:
@@ -88,8 +97,9 @@ def test_lars_on_the_gpu_is_that_of_the_cpu() -> None:
     assert torch.allclose(weights[0], weights[1].cpu(), atol=1e-5)
 
 
-def test_lars_launches_at_most_40_kernels_for_resnet50() -> None:
-    model = timm.create_model("resnet50", num_classes=0).to(CUDA)
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last], ids=str)
+def test_lars_launches_at_most_40_kernels_for_resnet50(layout: torch.memory_format) -> None:
+    model = timm.create_model("resnet50", num_classes=0).to(CUDA, memory_format=layout)
     groups: list[dict[str, Any]] = [
         {"params": [p for p in model.parameters() if p.ndim > 1], "weight_decay": 1e-6},
         {"params": [p for p in model.parameters() if p.ndim == 1], "adapt": False},
@@ -110,19 +120,18 @@ def test_a_compiled_step_is_compiled_once(shards: Path) -> None:
     config = small_run(shards, compile=True)
     config = replace(config, views=replace(config.views, compile=True))
     trainer, _ = trainer_of(config)
-    first, second, *others = batches_of(config, 5)
+    first, *others = batches_of(config, 4)
     trainer.train_step(first)
-    trainer.train_step(second)
     with torch.compiler.set_stance("fail_on_recompile"):
         for batch in others:
             trainer.train_step(batch)
 
 
 def test_memory_falls_with_the_micro_batch(shards: Path) -> None:
+    """Many images and few weights: else LARS, which needs 16 bytes for each weight for a moment, is what fills most."""
     peaks = []
-    for micro_batch in (IMAGES, 2):
-        config = small_run(shards, micro_batch=micro_batch)
-        config = replace(config, encoder=replace(config.encoder, width=1.0))
+    for micro_batch in (0, 4):
+        config = small_run(shards, global_batch=64, micro_batch=micro_batch, cudnn_benchmark=False)
         trainer, _ = trainer_of(config)
         first, second = batches_of(config, 2)
         trainer.train_step(first)
@@ -133,28 +142,46 @@ def test_memory_falls_with_the_micro_batch(shards: Path) -> None:
     assert peaks[1] < 0.6 * peaks[0]
 
 
+def command(shards: Path, run_dir: Path) -> list[str]:
+    """A run of 40 steps in bf16."""
+    flags = "--encoder.name=resnet18 --encoder.stem=cifar --encoder.width=0.25 --head.dim=16 --views.size=32"
+    more = "--optimizer.base_lr=0.2 --schedule.epochs=10 --schedule.warmup_epochs=1 --global_batch=16"
+    every = "--checkpoint.every_steps=5 --metrics.log_every_steps=1 --metrics.port=0 --cudnn_benchmark=false"
+    where = [f"--data.dir={shards}", f"--run_dir={run_dir}"]
+    return [sys.executable, "train/pretrain.py", *f"{flags} {more} {every}".split(), *where]
+
+
+def losses(run_dir: Path) -> dict[int, float]:
+    """By step, as far as the run has come."""
+    path = run_dir / "metrics.jsonl"
+    lines = path.read_text().splitlines() if path.exists() else []
+    return {line["step"]: line["loss"] for line in map(json.loads, lines)}
+
+
 def test_a_run_that_was_killed_goes_on_to_the_loss_of_one_that_was_not(shards: Path, tmp_path: Path) -> None:
-    """cuDNN's gradients are sums in no fixed order, so that even two undisturbed runs differ in the last digits."""
+    """The first step after the checkpoint repeats one of the killed run: the same weights, views and kernels.
 
-    def command(run_dir: Path) -> list[str]:
-        flags = "--encoder.name=resnet18 --encoder.stem=cifar --encoder.width=0.25 --head.dim=16 --views.size=32"
-        more = "--optimizer.base_lr=0.2 --schedule.epochs=10 --schedule.warmup_epochs=1 --global_batch=16"
-        every = "--checkpoint.every_steps=5 --metrics.log_every_steps=1 --metrics.port=0"
-        where = [f"--data.dir={shards}", f"--run_dir={run_dir}"]
-        return [sys.executable, "train/pretrain.py", *f"{flags} {more} {every}".split(), *where]
-
-    def last_loss(run_dir: Path) -> float:
-        return float(json.loads((run_dir / "metrics.jsonl").read_text().splitlines()[-1])["loss"])
-
-    subprocess.run(command(tmp_path / "whole"), cwd=ROOT, check=True)
-    killed = subprocess.Popen(command(tmp_path / "killed"), cwd=ROOT)
-    while not any((tmp_path / "killed" / "checkpoints").glob("step-*")):
-        assert killed.poll() is None
-        time.sleep(0.05)
-    killed.send_signal(signal.SIGKILL)
-    killed.wait()
-    subprocess.run(command(tmp_path / "killed"), cwd=ROOT, check=True)
-    assert last_loss(tmp_path / "killed") == pytest.approx(last_loss(tmp_path / "whole"), rel=1e-2)
+    Later ones are not the same in the last digits even of two undisturbed runs, because cuDNN's gradients are sums in
+    no fixed order, and bf16 makes much of little; hence the wider tolerance at the end.
+    """
+    whole, stopped = tmp_path / "whole", tmp_path / "stopped"
+    subprocess.run(command(shards, whole), cwd=ROOT, check=True)
+    process = subprocess.Popen(command(shards, stopped), cwd=ROOT)
+    while len(losses(stopped)) < 7 and process.poll() is None:  # two steps after the first checkpoint
+        time.sleep(0.005)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    before = losses(stopped)
+    assert 7 <= len(before) < 40, "the kill came too late to show anything"
+    again = subprocess.run(command(shards, stopped), cwd=ROOT, check=True, stdout=subprocess.PIPE, text=True)
+    resumed = re.search(r"resuming after step (\d+) of 40", again.stdout)
+    assert resumed is not None
+    repeated = int(resumed[1]) + 1
+    after = losses(stopped)
+    if repeated in before:  # unless the kill came right after a checkpoint
+        assert after[repeated] == pytest.approx(before[repeated], rel=1e-3)
+    assert list(after) == list(range(1, 41))
+    assert after[40] == pytest.approx(losses(whole)[40], rel=1e-2)
 
 
 def copies(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
