@@ -53,7 +53,7 @@ def health(z: Tensor, h: Tensor, chunk_bytes: int = _CHUNK_BYTES) -> dict[str, T
         "positive_similarity": positives / anchors,
         "negative_similarity": (similarities - positives) / max(1, anchors * (anchors - 2)),
         "contrastive_top1": hits / anchors,
-        "effective_rank": _effective_rank(gram),
+        "effective_rank": _effective_rank(gram, anchors),
         "feature_std": (square - mean.square()).clamp_min(0).sqrt().mean() * math.sqrt(h.shape[1]),
     }
 
@@ -69,9 +69,9 @@ def _sums_over_pairs(anchors: Tensor, keys: Tensor, chunk_bytes: int) -> Tensor:
         part = slice(start, start + chunk)
         similarity = anchors[part] @ keys.T
         itself = similarity.diagonal(first + start)
-        cosines = similarity.sum(dtype=torch.float64) - itself.sum(dtype=torch.float64)
+        cosines = similarity.sum(1).double().sum() - itself.double().sum()
         itself.fill_(-math.inf)
-        exponentials = ((similarity - 1) * 4).exp_().sum(dtype=torch.float64)  # d^2 = 2 - 2 cosine
+        exponentials = ((similarity - 1) * 4).exp_().sum(1).double().sum()  # d^2 = 2 - 2 cosine
         positive = similarity.gather(1, positive_at[part])
         rival = similarity.scatter_(1, positive_at[part], -math.inf).amax(1, keepdim=True)
         hits = (positive > rival).sum(dtype=torch.float64)
@@ -79,9 +79,10 @@ def _sums_over_pairs(anchors: Tensor, keys: Tensor, chunk_bytes: int) -> Tensor:
     return sums
 
 
-def _effective_rank(gram: Tensor) -> Tensor:
+def _effective_rank(gram: Tensor, rows: int) -> Tensor:
     """Exponential of the entropy of the singular values, from the (D, D) matrix of their squares."""
-    singular = torch.linalg.eigvalsh(gram).clamp_min(0).sqrt()
+    # Ascending. Of fewer rows than columns there are only as many singular values; the rest is rounding.
+    singular = torch.linalg.eigvalsh(gram)[-rows:].clamp_min(0).sqrt()
     share = singular / singular.sum().clamp_min(_RANKME_EPSILON) + _RANKME_EPSILON
     entropy: Tensor = -(share * share.log()).sum()
     return entropy.exp()

@@ -24,3 +24,12 @@ def probe_after(batches: list[tuple[Tensor, Tensor]]) -> tuple[dict[str, Tensor]
         else:
             probe.update(h, labels)
     return {name: tensor.clone() for name, tensor in probe.state().items()}, float(probe.accuracy())
+
+
+def accuracy_resumed(batches: list[tuple[Tensor, Tensor]], state: dict[str, Tensor]) -> float:
+    """Accuracy of a probe that every rank restores from one state, after the global batches."""
+    probe = Probe(batches[0][0].shape[1], 3, 0.05, torch.device("cpu"), torch.float64)
+    probe.restore(state)
+    for h, labels in batches:
+        probe.update(rows_of_rank(h), labels.chunk(dist.get_world_size())[dist.get_rank()])
+    return float(probe.accuracy())

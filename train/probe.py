@@ -50,23 +50,24 @@ class Probe:
             logits = F.linear(rows, self.weight, self.bias)
             labelled = both >= 0
             right = (logits.argmax(1) == both) & labelled
-            self._counted += torch.stack([right.sum(), labelled.sum()])
             # The cross-entropy's derivative in the logits: softmax, less 1 at the label.
             of_logits = logits.softmax(1)
             of_logits.scatter_add_(1, both.clamp_min(0)[:, None], -torch.ones_like(of_logits[:, :1]))
             of_logits *= labelled[:, None]
             of_weight = of_logits.T @ rows
-        # One collective: gradients, and the number of views that they are a sum over.
-        sums = [of_weight.flatten(), of_logits.sum(0), labelled.sum()[None].to(rows.dtype)]
-        reduced = all_reduce(torch.cat(sums))
-        mean = reduced[:-1] / reduced[-1].clamp_min(1)
+        # One collective: gradients, and the counts; float32 holds these exactly up to 2^24 views.
+        counts = torch.stack([right.sum(), labelled.sum()]).to(rows.dtype)
+        reduced = all_reduce(torch.cat([of_weight.flatten(), of_logits.sum(0), counts]))
+        # Counted over all ranks at once, so that a checkpoint, which one rank writes, holds what every rank knows.
+        self._counted += reduced[-2:]
+        mean = reduced[:-2] / reduced[-1].clamp_min(1)
         self.weight.grad = mean[: of_weight.numel()].view_as(of_weight)
         self.bias.grad = mean[of_weight.numel() :]
         self._optimizer.step()
 
     def accuracy(self) -> Tensor:
         """Top-1 in [0, 1] over all ranks since the last call, a scalar on the device; NaN if no view had a label."""
-        right, seen = all_reduce(self._counted).unbind()
+        right, seen = self._counted.unbind()
         self._counted = torch.zeros_like(self._counted)
         return right / seen
 
@@ -83,7 +84,7 @@ class Probe:
         with torch.no_grad():
             self.weight.copy_(tensors["weight"])
             self.bias.copy_(tensors["bias"])
-        self._counted = tensors["counted"].to(self._counted.device)
+        self._counted = tensors["counted"].to(self._counted.device, copy=True)
         for name, parameter in (("weight", self.weight), ("bias", self.bias)):
             self._optimizer.state[parameter] = {
                 key.removeprefix(f"{name}/"): value.clone().to(parameter.device)

@@ -27,6 +27,12 @@ def test_numbers_are_those_of_loops(chunk_bytes: int) -> None:
     assert got == pytest.approx(wanted, rel=1e-9)
 
 
+def test_fewer_rows_than_dimensions_have_no_more_singular_values_than_rows() -> None:
+    z = torch.randn(8, 512, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    wanted = reference_health.health(z.numpy(), z.numpy())["effective_rank"]
+    assert float(health(z, z)["effective_rank"]) == pytest.approx(wanted, rel=1e-6)
+
+
 @pytest.mark.parametrize("world_size", [2, 4])
 def test_numbers_over_ranks_are_those_of_one_process(
     world_size: int, two_ranks: RankPool, four_ranks: RankPool

@@ -55,6 +55,18 @@ def test_ranks_learn_what_one_process_would(
             assert torch.allclose(theirs[name], state[name], rtol=1e-10, atol=1e-12)
 
 
+@pytest.mark.parametrize("world_size", [2, 4])
+def test_what_one_rank_saved_between_readings_resumes_the_accuracy_of_all(
+    world_size: int, two_ranks: RankPool, four_ranks: RankPool
+) -> None:
+    ranks = {2: two_ranks, 4: four_ranks}[world_size]
+    batches = toy_batches(6, unlabelled=True)
+    _, accuracy = learning_on_ranks.probe_after(batches)
+    saved, _ = ranks.run(learning_on_ranks.probe_after, batches[:3])[0]
+    for theirs in ranks.run(learning_on_ranks.accuracy_resumed, batches[3:], saved):
+        assert theirs == pytest.approx(accuracy)
+
+
 def test_views_without_label_teach_nothing() -> None:
     h, labels = toy_batches(1)[0]
     some = labels.clone()
@@ -70,11 +82,14 @@ def test_views_without_label_teach_nothing() -> None:
 
 
 def test_it_neither_draws_random_numbers_nor_reaches_into_the_encoder() -> None:
-    h = toy_batches(1)[0][0].requires_grad_()
+    h, labels = toy_batches(1)[0]
+    h.requires_grad_()
     before = torch.get_rng_state()
     probe = Probe(5, 3, 0.05, CPU)
-    probe.update(h.detach(), toy_batches(1)[0][1])
+    probe.update(h, labels)
     assert h.grad is None
+    assert probe.weight.grad is not None
+    assert probe.weight.grad.grad_fn is None
     assert torch.equal(torch.get_rng_state(), before)
 
 
@@ -93,8 +108,11 @@ def test_a_probe_restored_in_the_middle_goes_on_as_if_it_had_never_stopped() -> 
         whole.update(h, labels)
     for h, labels in batches[:3]:
         first.update(h, labels)
-    second.restore({name: tensor.clone() for name, tensor in first.state().items()})
+    saved = {name: tensor.clone() for name, tensor in first.state().items()}
+    counted = saved["counted"].clone()
+    second.restore(saved)
     for h, labels in batches[3:]:
         second.update(h, labels)
+    assert torch.equal(saved["counted"], counted)  # restored from, not shared
     assert whole.state().keys() == second.state().keys()
     assert all(torch.equal(tensor, second.state()[name]) for name, tensor in whole.state().items())
