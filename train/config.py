@@ -121,8 +121,8 @@ class PretrainConfig:
     global_batch: PositiveInt = 4096
     """Source images per update over all ranks; each gives two views."""
     micro_batch: NonNegativeInt = 0
-    """Source images per forward pass on each rank; the update is still that of the global batch (Gao et al. 2021), in
-    a third more time. 0: all at once. BatchNorm's statistics are then those of the micro-batch."""
+    """Source images per forward pass on each rank; the update is still that of the global batch (Gao et al. 2021), for
+    one more forward pass. 0: all at once. BatchNorm's statistics are then those of the micro-batch."""
     batchnorm: Literal["auto", "global", "local"] = "auto"
     """global: statistics over all ranks. local: of each rank. auto: global, but local with micro_batch."""
     seed: NonNegativeInt = 0
@@ -143,7 +143,7 @@ class PretrainConfig:
     compile: bool = False
     """Compile the encoder with torch.compile; on the CPU this needs a C++ compiler."""
     checkpoint_activations: bool = False
-    """Compute the encoder's activations again in backward instead of keeping them: less memory, a third more time."""
+    """Compute the encoder's activations again in backward instead of keeping them: less memory, one more forward."""
     cudnn_benchmark: bool = True
     """Let cuDNN time its convolutions at the first step and keep the fastest."""
     stop_after_steps: PositiveInt | None = None

@@ -60,7 +60,7 @@ class _Watched(TorchDispatchMode):
     """Counts while it is entered."""
 
     def __init__(self) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
+        super().__init__()  # type: ignore[no-untyped-call]  # torch leaves it untyped
         self.dispatches, self.bytes_moved = 0, 0
 
     def __torch_dispatch__(

@@ -46,7 +46,7 @@ def views(setting: dict[str, Any]) -> Iterator[int]:
             coloured, mirror=fn.random.coin_flip(), mean=0.0, std=255.0, dtype=types.FLOAT, output_layout="CHW"
         )
 
-    @pipeline_def(batch_size=asked.images, num_threads=1, device_id=None, seed=0, enable_conditionals=True)  # type: ignore[untyped-decorator]
+    @pipeline_def(batch_size=asked.images, num_threads=1, device_id=None, seed=0, enable_conditionals=True)  # type: ignore[untyped-decorator]  # DALI leaves it untyped
     def graph() -> Any:
         canvases = fn.external_source(source=lambda: pixels, batch=True, layout="HWC", no_copy=True)
         first, second = view(canvases), view(canvases)

@@ -12,7 +12,7 @@ from eval.errors import EvaluationError
 
 def config(output: Path, **changes: object) -> AblateConfig:
     fields = {"studies": "head,loss", "base": "cifar.yaml", "output": str(output), "epochs": 6} | changes
-    return AblateConfig(data=EvaluationDataConfig(dir="data"), **fields)  # type: ignore[arg-type]
+    return AblateConfig(data=EvaluationDataConfig(dir="data"), **fields)  # type: ignore[arg-type]  # each test names its fields
 
 
 @pytest.fixture

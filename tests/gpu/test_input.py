@@ -109,7 +109,7 @@ def test_views_on_the_gpu_are_those_of_the_cpu(
     reference: Literal["paper", "torchvision"], engine: Literal["lean", "kornia"], compiled: bool
 ) -> None:
     study = {f"{name}_probability": 0.3 for name in ("rotation", "sobel", "noise", "cutout")}
-    config = ViewsConfig(size=64, reference=reference, engine=engine, compile=compiled, **study)  # type: ignore[arg-type]
+    config = ViewsConfig(size=64, reference=reference, engine=engine, compile=compiled, **study)  # type: ignore[arg-type]  # all are numbers
     canvas, plan = canvas_and_plan(config)
     moved = plan.pin_memory().to(CUDA)
     assert torch.equal(moved.numbers.cpu(), plan.numbers)

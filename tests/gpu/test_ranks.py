@@ -58,8 +58,8 @@ def test_sync_batchnorm_is_ours() -> None:
     assert torch.allclose(torch.cat([answer["output"] for answer in answers]), y.detach(), atol=1e-5)
     assert torch.allclose(torch.cat([answer["gradient"] for answer in answers]), whole.grad, atol=1e-5)
     for answer in answers:
-        assert torch.allclose(answer["running_mean"], ours.running_mean, atol=1e-6)  # type: ignore[arg-type]
-        assert torch.allclose(answer["running_var"], ours.running_var, atol=1e-6)  # type: ignore[arg-type]
+        assert torch.allclose(answer["running_mean"], ours.running_mean, atol=1e-6)  # type: ignore[arg-type]  # a buffer
+        assert torch.allclose(answer["running_var"], ours.running_var, atol=1e-6)  # type: ignore[arg-type]  # a buffer
 
 
 def test_an_update_over_nccl_is_that_of_one_process() -> None:
