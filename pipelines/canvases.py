@@ -90,6 +90,7 @@ class CanvasReader:
         self._device, self._cache = device, cache
         self._proven = np.full(len(split), split.manifest.pixels_checked)
         self._known = damaged.reasons if damaged is not None else {}
+        self._told_fetched = 0
 
     def read(self, ids: IdArray, replace: Replace, work: LoaderWork, boxes_of: BoxesOf | None = None) -> Tensor:
         """Canvases of samples, or crops of them.
@@ -103,7 +104,7 @@ class CanvasReader:
         Returns:
             (B, 3, S, S) uint8 on the device, or (2B, 3, s, s) crops.
         """
-        read_before, fetched_before = self.store.bytes_read, self.store.bytes_fetched
+        read_before = self.store.bytes_read
         for place in range(len(ids)) if self._known else ():
             if (known := int(ids[place])) in self._known:
                 ids[place] = replace(place, DamagedSampleError(known, self._known[known]))
@@ -112,7 +113,9 @@ class CanvasReader:
         else:
             canvas = self._from_cache(self._cache, ids, replace, work)
         work.bytes_read += self.store.bytes_read - read_before
-        work.bytes_fetched += self.store.bytes_fetched - fetched_before
+        fetched = self.store.bytes_fetched  # what comes between two batches counts, too
+        work.bytes_fetched += fetched - self._told_fetched
+        self._told_fetched = fetched
         return canvas
 
     def close(self) -> None:
