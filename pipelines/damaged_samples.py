@@ -59,7 +59,6 @@ class DamagedSamples:
             )
 
     def _remember(self, directory: Path, error: DamagedSampleError, key: str) -> None:
-        directory.mkdir(parents=True, exist_ok=True)
         shard = self.split.shards[int(self.split.samples[error.sample_id]["shard"])]
         entry = {
             "sample": error.sample_id,
@@ -68,8 +67,13 @@ class DamagedSamples:
             "key": key,
             "data": self.split.manifest.fingerprint,
         }
-        with (directory / f"rank{self.rank:05d}.jsonl").open("a") as file:
-            file.write(json.dumps(entry) + "\n")
+        path = directory / f"rank{self.rank:05d}.jsonl"
+        try:
+            directory.mkdir(parents=True, exist_ok=True)
+            with path.open("a") as file:
+                file.write(json.dumps(entry) + "\n")
+        except OSError as fault:  # a full disk, say; the sample is found again after a restart
+            logger.warning("%s cannot be written (%s)", path, fault.strerror)
 
     def _recall(self, line: str) -> None:
         try:

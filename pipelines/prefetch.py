@@ -3,13 +3,15 @@
 import queue
 import threading
 import time
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Generic, TypeVar
 
 T = TypeVar("T")
 _END = object()
+_POLL_SECONDS = 0.2
+"""Between two looks at whether to give up waiting."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,13 +54,23 @@ class Prefetch(Generic[T]):
         self._thread.join()
 
     def __iter__(self) -> Iterator[T]:
+        while (item := self.take()) is not None:
+            yield item
+
+    def take(self, give_up: Callable[[], bool] = lambda: False) -> T | None:
+        """Wait for the next item; None at the end of the source, and when it is time to give up."""
         while True:
-            item = self._queue.get()
+            try:
+                item = self._queue.get(timeout=_POLL_SECONDS)
+            except queue.Empty:
+                if give_up():
+                    return None
+                continue
             if item is _END:
-                return
+                return None
             if isinstance(item, BaseException):
                 raise item
-            yield item  # type: ignore[misc]  # a queue of T, of one exception, or of the end
+            return item  # type: ignore[return-value]  # a queue of T, of one exception, or of the end
 
     def occupancy(self) -> Occupancy:
         """How the two sides stand to each other."""

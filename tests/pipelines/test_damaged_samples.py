@@ -69,3 +69,12 @@ def test_a_line_cut_by_a_kill_and_notes_of_other_data_are_passed_over(train: Spl
     (notes / "rank00000.jsonl").write_text('{"sample": 5, "reason": "checksum", "data": "other"}\n{"sample": 6, "rea')
     found = batches(train, notes)
     assert {skip.sample_id for batch in found for skip in batch.skipped} == {13, 40}
+
+
+def test_a_disk_that_takes_no_notes_is_a_warning(
+    train: SplitIndex, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "run").write_text("a file where the directory should be")
+    found = batches(train, tmp_path / "run" / "damaged_samples")
+    assert {skip.sample_id for batch in found for skip in batch.skipped} == {13, 40}
+    assert "rank00000.jsonl cannot be written (Not a directory)" in caplog.text

@@ -66,3 +66,18 @@ def test_leaving_early_stops_the_thread_and_closes_the_source() -> None:
             raise KeyboardInterrupt
     assert prefetch_threads() == 0
     assert closed.wait(5)
+
+
+def test_whoever_waits_for_an_item_can_give_up_and_come_back() -> None:
+    ready, tired = threading.Event(), threading.Event()
+
+    def source() -> Iterator[int]:
+        ready.wait(10)
+        yield 1
+
+    with Prefetch(source(), depth=1) as ahead:
+        tired.set()
+        assert ahead.take(give_up=tired.is_set) is None
+        ready.set()
+        assert ahead.take() == 1
+        assert ahead.take() is None  # the end
