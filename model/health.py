@@ -80,9 +80,11 @@ def _sums_over_pairs(anchors: Tensor, keys: Tensor, chunk_bytes: int) -> Tensor:
 
 
 def _effective_rank(gram: Tensor, rows: int) -> Tensor:
-    """Exponential of the entropy of the singular values, from the (D, D) matrix of their squares."""
+    """Exponential of the entropy of the singular values, from the (D, D) matrix of their squares; NaN if it has one."""
+    finite = gram.isfinite().all()
+    gram = torch.where(finite, gram, 0)  # or the eigenvalues would be an error
     # Ascending. Of fewer rows than columns there are only as many singular values; the rest is rounding.
     singular = torch.linalg.eigvalsh(gram)[-rows:].clamp_min(0).sqrt()
     share = singular / singular.sum().clamp_min(_RANKME_EPSILON) + _RANKME_EPSILON
     entropy: Tensor = -(share * share.log()).sum()
-    return entropy.exp()
+    return torch.where(finite, entropy.exp(), math.nan)
