@@ -1,6 +1,7 @@
 """Encoders: timm's networks without classifier, with SimCLR's stems and true width multiplier for ResNets."""
 
 import difflib
+import inspect
 import logging
 import math
 from typing import Any
@@ -8,6 +9,7 @@ from typing import Any
 import timm
 import torch
 from timm.layers import DropPath
+from timm.models import build_model_with_cfg
 from timm.models.resnet import BasicBlock, Bottleneck, ResNet, make_blocks
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
@@ -26,8 +28,17 @@ _RESNETS = {
 _STAGE_CHANNELS = (64, 128, 256, 512)
 _RESNET_ARGUMENTS = ("drop_rate", "drop_path_rate", "drop_block_rate")
 """What a ResNet's arguments may set. Others would not reach the stem and first stage, which are made here."""
-_REFUSED = ("pretrained", "checkpoint_path", "features_only")
-"""What the arguments of timm's other models may not set: weights start random, and h is one vector per image."""
+_REFUSED = {
+    "features_only",
+    *(
+        name
+        for function in (timm.create_model, build_model_with_cfg)
+        for name, parameter in inspect.signature(function).parameters.items()
+        if parameter.kind != parameter.VAR_KEYWORD
+    ),
+}
+"""What the arguments of timm's other models may not set: where weights come from, for they start random and nothing is
+downloaded or loaded, and how timm makes a model. h is one vector per image."""
 _FAULTS = (TypeError, ValueError, AssertionError, RuntimeError, LookupError, ArithmeticError, AttributeError)
 
 
@@ -89,7 +100,10 @@ def _resnet(config: EncoderConfig) -> ResNet:
     timm's `channels` leaves the stem at 64, so stem and first stage are made here; names stay timm's and torchvision's.
     """
     block, blocks = _RESNETS[config.name]
-    channels = tuple(round(count * config.width) for count in _STAGE_CHANNELS)
+    try:
+        channels = tuple(round(count * config.width) for count in _STAGE_CHANNELS)
+    except OverflowError:
+        raise ModelError(f"encoder.width = {config.width}: too large") from None
     if min(channels) < 1:
         raise ModelError(f"encoder.width = {config.width}: leaves no channels")
     for name in config.arguments:
@@ -130,8 +144,8 @@ def _of_timm(config: EncoderConfig, image_size: int) -> Any:
             f"encoder.name = {config.name}: neither one of {', '.join(_RESNETS)} nor a model of timm"
             + (f"; did you mean {near[0]}?" if near else "")
         )
-    for name in _REFUSED:
-        if name in config.arguments:
+    for name in config.arguments:
+        if name in _REFUSED:
             raise ModelError(f"encoder.arguments = {config.arguments}: {name} cannot be set")
     pretrained = timm.get_pretrained_cfg(config.name)
     size = {"img_size": image_size} if pretrained is not None and pretrained.fixed_input_size else {}
