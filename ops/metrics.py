@@ -12,6 +12,7 @@ from prometheus_client import Counter, Gauge, Histogram, Info, Summary
 
 from ops.exporter import start_exporter
 from pipelines.prefetch import Occupancy
+from train.checkpoint_writer import Written
 from train.config import PretrainConfig
 from train.loop import StepRecord
 
@@ -47,6 +48,16 @@ HEALTH = Gauge(
 EPOCH = Gauge("diptych_train_epoch", "Passes over the data so far.")
 LAST_STEP = Gauge("diptych_train_last_step_timestamp_seconds", "Unix time at which this rank's last step ended.")
 LAST_CHECKPOINT = Gauge("diptych_checkpoint_last_timestamp_seconds", "Unix time of the last complete checkpoint.")
+CHECKPOINT_STEP = Gauge("diptych_checkpoint_last_step", "Updates made when the last complete checkpoint was taken.")
+CHECKPOINT_SECONDS = Summary("diptych_checkpoint_write_seconds", "Seconds of the background thread per checkpoint.")
+CHECKPOINT_BYTES = Gauge("diptych_checkpoint_size_bytes", "Tensors of the last complete checkpoint.")
+CHECKPOINT_FAILURES = Counter(
+    "diptych_checkpoint_failures_total", "Checkpoints that could not be written; training went on."
+)
+CHECKPOINT_FAILING = Gauge("diptych_checkpoint_failing", "1 while the last attempt at a checkpoint has failed, else 0.")
+LEFT_OUT = Gauge(
+    "diptych_train_left_out_batches", "Batches of the run that non_finite.policy = skip or rollback left out."
+)
 SKIPPED = Counter("diptych_data_samples_skipped_total", "Damaged samples that were replaced by others.", ["reason"])
 LOADER_SECONDS = Counter(
     "diptych_data_stage_seconds_total",
@@ -91,6 +102,8 @@ class TrainingMetrics:
             SKIPPED.labels(reason).inc()
         for stage in ("read", "decode", "gather", "draw"):
             LOADER_SECONDS.labels(stage).inc(getattr(step.work, f"{stage}_seconds"))
+        if loader.blocked_seconds < self._blocked_seconds:  # a new loader: the run went back
+            self._blocked_seconds = 0.0
         LOADER_SECONDS.labels("blocked").inc(loader.blocked_seconds - self._blocked_seconds)
         self._blocked_seconds = loader.blocked_seconds
         LOADER_IMAGES.labels("decoded").inc(step.work.images_decoded)
@@ -104,6 +117,7 @@ class TrainingMetrics:
             EPOCH.set(step.log.epoch)
             GRADIENT_NORM.set(step.log.gradient_norm)
             OVERFLOWS.set(step.log.skipped_steps)
+            LEFT_OUT.set(step.log.left_out_batches)
             if step.log.largest_trust_ratio is not None:
                 TRUST_RATIO.set(step.log.largest_trust_ratio)
             if step.log.probe_top1 is not None:
@@ -113,6 +127,13 @@ class TrainingMetrics:
             for stage, seconds in step.log.stage_seconds.items():
                 STAGE_SECONDS.labels(stage).observe(seconds)
 
-    def checkpoint_saved(self) -> None:
-        """Note the time of a checkpoint."""
+    def checkpoint_attempted(self, attempt: Written) -> None:
+        """Note what became of a checkpoint."""
+        CHECKPOINT_FAILING.set(attempt.error is not None)
+        if attempt.error is not None:
+            CHECKPOINT_FAILURES.inc()
+            return
         LAST_CHECKPOINT.set(time.time())
+        CHECKPOINT_STEP.set(attempt.step)
+        CHECKPOINT_SECONDS.observe(attempt.seconds)
+        CHECKPOINT_BYTES.set(attempt.bytes)

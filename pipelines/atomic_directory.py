@@ -42,12 +42,13 @@ def work_directory(output: Path) -> Iterator[Path]:
 def publish(finished: Path, output: Path) -> None:
     """Bring a directory of files to disk, then let it appear under its final name."""
     for path in (*finished.iterdir(), finished):
-        _sync(path)
+        sync(path)
     finished.rename(output)
-    _sync(output.parent)
+    sync(output.parent)
 
 
-def _sync(path: Path) -> None:
+def sync(path: Path) -> None:
+    """Bring a file or a directory's entries to disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -16,10 +16,10 @@ from pipelines.config import DataConfig, ViewsConfig
 from pipelines.loader import Batch, Share, training_batches
 from pipelines.manifest import open_split
 from pipelines.prefetch import Prefetch
+from train.build import build
 from train.config import OptimizerConfig, PretrainConfig
 from train.distributed import make_accelerator
 from train.loop import Trainer
-from train.pretrain import build
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda", 0)
 IMAGES = 16
@@ -42,7 +42,7 @@ def small_run(shards: Path, **changes: Any) -> PretrainConfig:
 
 def trainer_of(config: PretrainConfig) -> tuple[Trainer, Any]:
     AcceleratorState._reset_state(reset_partial_state=True)  # a process is meant to have one precision only
-    return build(config, open_split(config.data.dir, "train"), make_accelerator(config), None)
+    return build(config, open_split(config.data.dir, "train"), make_accelerator(config))
 
 
 def batches_of(config: PretrainConfig, steps: int) -> list[Batch]:

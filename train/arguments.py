@@ -30,6 +30,7 @@ def parse(config_class: type[Config], arguments: Sequence[str], prog: str | None
     parser = ArgumentParser(prog=prog, exit_on_error=False, default_env=False, allow_abbrev=False)
     parser.add_argument("--config", action="config", help="YAML file with any of the fields below.")
     parser.add_class_arguments(config_class, nested_key=None)
+    arguments = _with_true(arguments, parser)
     source = ""
     try:
         for source in _config_files(arguments):  # alone first, so that a fault in a file is told with its name
@@ -45,6 +46,18 @@ def to_yaml(config: Any) -> str:
     """The whole configuration, as a file that `--config` accepts."""
     plain = json.loads(json.dumps(asdict(config)))  # the parser's numbers are subclasses, which YAML would refuse
     return yaml.safe_dump(plain, sort_keys=False)
+
+
+def _with_true(arguments: Sequence[str], parser: ArgumentParser) -> list[str]:
+    """A flag of a yes-or-no field that no value follows says yes."""
+    yes_or_no = {
+        f"--{name}" for name, value in vars(parser.get_defaults().as_flat()).items() if isinstance(value, bool)
+    }
+    following = [*arguments, "--"][1:]
+    return [
+        f"{word}=true" if word in yes_or_no and after.startswith("--") else word
+        for word, after in zip(arguments, following, strict=True)
+    ]
 
 
 def _config_files(arguments: Sequence[str]) -> list[str]:

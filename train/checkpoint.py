@@ -1,107 +1,133 @@
-"""Checkpoints: safetensors and JSON, written whole or not at all.
-
-    RUN/checkpoints/step-00001000/model.safetensors       encoder, head, BatchNorm statistics; names of the bare model
-                                  optimizer.safetensors   PARAMETER/STATE, such as encoder.conv1.weight/momentum
-                                  probe.safetensors       the online probe and its optimizer
-                                  state.json              step, configuration, data fingerprint, scaler, sha256 of all
+"""Checkpoints: safetensors and JSON, written whole or not at all; train/checkpoint_files.py has their layout.
 
 A checkpoint is written under another name, flushed to disk, and renamed. The latest is found by looking, not by a
 pointer that could lie; a damaged one is passed over for the one before. Nothing in it can execute.
 """
 
-import hashlib
-import json
 import logging
-import os
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from pipelines.atomic_directory import sync
+from train.checkpoint_files import (
+    DAMAGE,
+    STATE,
+    TENSORS,
+    CheckpointState,
+    list_checkpoints,
+    prune,
+    read_state,
+    write_state,
+)
+from train.config import CheckpointConfig
 from train.errors import RunError
 
 logger = logging.getLogger(__name__)
-
-FORMAT_VERSION = 2
-_MODEL, _OPTIMIZER, _PROBE = "model.safetensors", "optimizer.safetensors", "probe.safetensors"
-_STATE = "state.json"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Checkpoint:
     """What a run needs to go on as if it had never stopped; everything else is a function of the step."""
 
-    step: int
-    """Updates made."""
+    state: CheckpointState
     model: dict[str, Tensor]
     optimizer: dict[str, Tensor]
     probe: dict[str, Tensor]
     """Of the online probe; empty without."""
-    scaler: dict[str, Any]
-    """State of fp16's gradient scaler; empty without."""
-    config: dict[str, Any]
-    """The fields that shape the result, flat."""
-    data_fingerprint: str
+
+    @property
+    def step(self) -> int:
+        """Updates made."""
+        return self.state.step
+
+    @property
+    def tensors(self) -> dict[str, dict[str, Tensor]]:
+        """By the file that holds them."""
+        return dict(zip(TENSORS, (self.model, self.optimizer, self.probe), strict=True))
 
 
-def save_checkpoint(directory: Path, checkpoint: Checkpoint, keep_last: int) -> Path:
-    """Write a checkpoint, then remove all but the newest.
+def save_checkpoint(directory: Path, checkpoint: Checkpoint, config: CheckpointConfig) -> Path:
+    """Write a checkpoint, then remove those that need not be kept.
 
     Args:
-        directory: of all checkpoints of the run.
+        directory: of all checkpoints of the run; made if it is missing, but what it lies in is not: a run directory
+            that has vanished is not begun anew beside what may come back.
         checkpoint: with tensors on any device.
-        keep_last: complete checkpoints to keep, at least 1.
+        config: which to keep.
 
     Returns:
         The new checkpoint's directory.
+
+    Raises:
+        OSError: it could not be written; those before are as they were.
     """
-    final = directory / f"step-{checkpoint.step:08d}"
-    partial = directory / f".{final.name}.partial"
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    contents = {_MODEL: checkpoint.model, _OPTIMIZER: checkpoint.optimizer, _PROBE: checkpoint.probe}
-    for name, tensors in contents.items():
-        save_file({key: tensor.detach().cpu().contiguous() for key, tensor in tensors.items()}, partial / name)
-    state = {
-        "format": "diptych-checkpoint",
-        "version": FORMAT_VERSION,
-        "step": checkpoint.step,
-        "scaler": checkpoint.scaler,
-        "data_fingerprint": checkpoint.data_fingerprint,
-        "sha256": {name: _sha256(partial / name) for name in contents},
-        "config": checkpoint.config,
-    }
-    (partial / _STATE).write_text(json.dumps(state, indent=1) + "\n")
-    for path in [*partial.iterdir(), partial]:
-        _fsync(path)
-    shutil.rmtree(final, ignore_errors=True)  # a damaged one of the same step
+    directory.mkdir(exist_ok=True)
+    final = directory / checkpoint.state.name
+    partial, replaced = (directory / f".{final.name}.{state}" for state in ("partial", "replaced"))
+    for left in directory.glob(".step-*.partial"):  # by a crash or a full disk, whose room is wanted
+        shutil.rmtree(left)
+    partial.mkdir()
+    try:
+        for name, tensors in checkpoint.tensors.items():
+            _write_tensors(tensors, partial / name)
+        write_state(partial, checkpoint.state)
+        for path in [*partial.iterdir(), partial]:
+            sync(path)
+    except OSError:
+        shutil.rmtree(partial, ignore_errors=True)  # a full disk needs its room back
+        raise
+    if final.exists():  # a damaged one, or that of a run which went back
+        if replaced.exists():
+            shutil.rmtree(replaced)
+        final.rename(replaced)
     partial.rename(final)
-    _fsync(directory)
-    for old in _complete(directory)[keep_last:]:
-        shutil.rmtree(old)
+    sync(directory)
+    try:
+        prune(directory, config)
+    except OSError as error:  # the new one is complete nevertheless
+        logger.warning("%s: what need not be kept could not be removed (%s)", directory, error)
     return final
 
 
-def load_latest(directory: Path) -> Checkpoint | None:
+def load_latest(directory: Path, damaged: list[Path] | None = None) -> Checkpoint | None:
     """Load the newest undamaged checkpoint, or None where there is none at all.
 
+    Args:
+        directory: of all checkpoints of a run.
+        damaged: gets those that were passed over.
+
     Raises:
-        RunError: there are checkpoints but none can be used.
+        RunError: there are checkpoints but none can be used, or another version of this program wrote the newest.
     """
-    candidates = _complete(directory)
+    candidates = list_checkpoints(directory)
     for path in candidates:
         try:
-            return _load(path)
-        except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
+            return load_checkpoint(path)
+        except (SafetensorError, *DAMAGE) as error:
             logger.error("%s is damaged (%s) and is passed over for the one before", path, error)
+            if damaged is not None:
+                damaged.append(path)
     if candidates:
         raise RunError(f"{directory}: none of its {len(candidates)} checkpoints can be read; restore one or remove all")
     return None
+
+
+def load_checkpoint(path: Path) -> Checkpoint:
+    """Load one checkpoint.
+
+    Raises:
+        RunError: another version of this program wrote it.
+        OSError, ValueError, KeyError, TypeError, RecursionError, SafetensorError: it is damaged.
+    """
+    state = read_state(path, (*TENSORS, STATE))
+    model, optimizer, probe = (load_file(path / name) for name in TENSORS)
+    return Checkpoint(state=state, model=model, optimizer=optimizer, probe=probe)
 
 
 def optimizer_tensors(optimizer: Optimizer, model: nn.Module) -> dict[str, Tensor]:
@@ -115,50 +141,25 @@ def optimizer_tensors(optimizer: Optimizer, model: nn.Module) -> dict[str, Tenso
 
 
 def restore_optimizer(optimizer: Optimizer, model: nn.Module, tensors: dict[str, Tensor]) -> None:
-    """Put back what `optimizer_tensors` took, in each parameter's memory layout."""
+    """Put back what `optimizer_tensors` took, in each parameter's memory layout.
+
+    Raises:
+        RunError: it is the state of other parameters.
+    """
     parameters = dict(model.named_parameters())
     optimizer.state.clear()
     for full_name, tensor in tensors.items():
         name, _, key = full_name.rpartition("/")
+        if name not in parameters:
+            raise RunError(f"the checkpoint has an optimizer's state of {name}, which this model does not have")
         parameter = parameters[name]
         if tensor.shape == parameter.shape:
             tensor = parameter.detach().clone().copy_(tensor)  # noqa: PLW2901  # the same tensor in another layout
         optimizer.state[parameter][key] = tensor
 
 
-def _load(path: Path) -> Checkpoint:
-    state = json.loads((path / _STATE).read_text())
-    if state["format"] != "diptych-checkpoint":
-        raise ValueError(f"{_STATE} is not a checkpoint's")
-    if state["version"] != FORMAT_VERSION:
-        raise RunError(f"{path}: format version {state['version']}, this program reads {FORMAT_VERSION}")
-    for name, digest in state["sha256"].items():
-        if _sha256(path / name) != digest:
-            raise ValueError(f"sha256 of {name} differs")
-    return Checkpoint(
-        step=state["step"],
-        model=load_file(path / _MODEL),
-        optimizer=load_file(path / _OPTIMIZER),
-        probe=load_file(path / _PROBE),
-        scaler=state["scaler"],
-        config=state["config"],
-        data_fingerprint=state["data_fingerprint"],
-    )
-
-
-def _complete(directory: Path) -> list[Path]:
-    """Checkpoints, newest first."""
-    return sorted(directory.glob("step-*"), reverse=True)
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _fsync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
+def _write_tensors(tensors: dict[str, Tensor], path: Path) -> None:
     try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+        save_file({key: tensor.detach().cpu().contiguous() for key, tensor in tensors.items()}, path)
+    except SafetensorError as error:  # it wraps what the system said
+        raise OSError(f"{path.name}: {error}") from error

@@ -59,12 +59,20 @@ class ScheduleConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class CheckpointConfig:
-    """How often the run is saved. Any of it may change when a run is resumed."""
+    """How often the run is saved, and what is kept. Any of it may change when a run is resumed."""
 
     every_steps: PositiveInt = 1000
     """Updates between checkpoints; the last update is always followed by one."""
     keep_last: PositiveInt = 2
-    """Older checkpoints are removed after a new one is complete."""
+    """Older checkpoints are removed after a new one is complete, unless one of the next two keeps them."""
+    keep_every_epochs: NonNegativeInt = 0
+    """Make a checkpoint at the end of every so many epochs, and keep it for good. 0: none."""
+    keep_best: bool = False
+    """Keep the checkpoint at which the online probe's last accuracy was the highest."""
+    retry_seconds: NonNegativeFloat = 60.0
+    """After a checkpoint could not be written, training goes on, and the next attempt is made so much later."""
+    max_failures: PositiveInt = 10
+    """So many attempts that fail one after another stop the run."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,6 +85,30 @@ class MetricsConfig:
     """Listening address; 0.0.0.0 for a Prometheus on another machine."""
     log_every_steps: PositiveInt = 10
     """Updates between lines of metrics.jsonl; only at these does the host wait for the device."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TimeoutsConfig:
+    """When a run that does not move is ended, with a line that names the ranks missing. All of it may change."""
+
+    startup_seconds: PositiveFloat = 1800.0
+    """For all ranks to join, and for all that comes before the first step is done: compilation, cold shards."""
+    step_seconds: PositiveFloat = 600.0
+    """For a step, waiting for its batch included."""
+    stack_seconds: PositiveFloat = 120.0
+    """After which every thread's stack is written to RUN/stalled/, once a stall, while the run goes on."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class NonFiniteConfig:
+    """What is done when a loss or a gradient is not finite. Any of it may change when a run is resumed."""
+
+    policy: Literal["stop", "skip", "rollback"] = "stop"
+    """stop: end the run. skip: leave out that update, on the device. rollback: go back to the last checkpoint and
+    leave out that batch. Step, data and learning rate go on either way. skip and rollback look at the gradient in each
+    step."""
+    limit: PositiveInt = 10
+    """Most batches that skip and rollback leave out in a run; one more stops it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,6 +139,12 @@ class PretrainConfig:
 
     run_dir: str = "runs/pretrain"
     """Everything the run writes. The same command with the same directory resumes."""
+    resume: str = "auto"
+    """auto: from the newest checkpoint of run_dir. never: refuse a run_dir that has one. PATH: if run_dir has none,
+    from the newest of another run's directory, or from one checkpoint, RUN/checkpoints/step-N."""
+    allow_config_change: bool = False
+    """Resume although global_batch, the data set or another field that shapes the result has changed; at the same
+    epoch."""
     data: DataConfig = field(default_factory=DataConfig)
     views: ViewsConfig = field(default_factory=ViewsConfig)
     encoder: EncoderConfig = field(default_factory=EncoderConfig)
@@ -118,6 +156,8 @@ class PretrainConfig:
     metrics: MetricsConfig = field(default_factory=MetricsConfig)
     probe: ProbeConfig = field(default_factory=ProbeConfig)
     ddp: DDPConfig = field(default_factory=DDPConfig)
+    timeouts: TimeoutsConfig = field(default_factory=TimeoutsConfig)
+    non_finite: NonFiniteConfig = field(default_factory=NonFiniteConfig)
     global_batch: PositiveInt = 4096
     """Source images per update over all ranks; each gives two views."""
     micro_batch: NonNegativeInt = 0
@@ -154,6 +194,8 @@ class PretrainConfig:
             raise ValueError("global_batch = 1: one image has no negatives; use at least 2")
         if self.seed >= 2**64:
             raise ValueError(f"seed = {self.seed}: must be less than 2^64")
+        if not self.resume:
+            raise ValueError("resume: empty; use auto, never, or the path of a run or checkpoint")
         if self.views.crop == "source" and self.data.cache in ("memory", "disk"):
             raise ValueError(
                 f"data.cache = {self.data.cache}: views.crop = source cuts other crops in every epoch, so that nothing "
@@ -179,13 +221,15 @@ class PretrainConfig:
 
     def sha256(self) -> str:
         """Hash of the fields that shape the result."""
-        return hashlib.sha256(json.dumps(self.numeric(), sort_keys=True).encode()).hexdigest()
+        return hash_of(self.numeric())
 
 
 # Where things lie, how they are watched and how fast they run: free to change when a run is resumed. The data set
 # itself is compared by its fingerprint.
 _FREE = (
     "run_dir",
+    "resume",
+    "allow_config_change",
     "data.dir",
     "data.cache",  # and data.cache_dir
     "data.remote",
@@ -197,6 +241,9 @@ _FREE = (
     "checkpoint.",
     "metrics.",
     "probe.",
+    "timeouts.",
+    "non_finite.",
+    "micro_batch",  # the same update without BatchNorm; with it, the run says what changes
     "ddp.bucket_mb",
     "ddp.static_graph",
     "compile",
@@ -206,6 +253,11 @@ _FREE = (
     "cpu_threads",
     "stop_after_steps",
 )
+
+
+def hash_of(numeric: dict[str, Any]) -> str:
+    """SHA-256 of what `PretrainConfig.numeric` gives."""
+    return hashlib.sha256(json.dumps(numeric, sort_keys=True).encode()).hexdigest()
 
 
 def flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:

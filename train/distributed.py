@@ -3,6 +3,7 @@
 import os
 import shutil
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
@@ -36,7 +37,7 @@ def environment_world_size() -> int:
     """
     if "WORLD_SIZE" in os.environ:
         return int(os.environ["WORLD_SIZE"])
-    asked = _processes_asked(Path(f"/proc/{os.getppid()}/cmdline"))
+    asked = _processes_asked(next(ancestors_words(), []))
     if asked > 1:
         raise RunError(
             f"{asked} processes were asked for but one was started, as `accelerate launch --cpu` does; use "
@@ -50,12 +51,31 @@ def ranks_on_node() -> int:
     return int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
 
 
-def _processes_asked(launcher_command: Path) -> int:
+def ancestors_words() -> Iterator[list[str]]:
+    """Command lines of the process that started this one, of the one that started that, and so on.
+
+    Ends where they cannot be read.
+    """
+    process = os.getppid()
+    while process:
+        try:
+            directory = Path(f"/proc/{process}")
+            yield directory.joinpath("cmdline").read_bytes().decode(errors="replace").split("\0")
+            status = directory.joinpath("stat").read_text()
+        except OSError:
+            return
+        process = int(status.rpartition(")")[2].split()[1])  # the name, in brackets, may hold anything
+
+
+def runs_on_cpu(config: PretrainConfig) -> bool:
+    """Whether the device that is asked for comes to the CPU on this machine."""
+    import torch
+
+    return config.device == "cpu" or (config.device == "auto" and not torch.cuda.is_available())
+
+
+def _processes_asked(words: list[str]) -> int:
     """What `--num_processes` says in the command line of an accelerate launcher."""
-    try:
-        words = launcher_command.read_bytes().decode(errors="replace").split("\0")
-    except OSError:
-        return 1
     for word, following in zip(words, [*words[1:], ""], strict=True):
         flag, _, value = word.partition("=")
         if flag.replace("-", "_") == "__num_processes" and "launch" in words:
@@ -65,7 +85,7 @@ def _processes_asked(launcher_command: Path) -> int:
 
 
 def make_accelerator(config: PretrainConfig) -> "Accelerator":
-    """Join the process group and check that device, precision and world size are what was asked.
+    """Set up Accelerate and check that device, precision and world size are what was asked.
 
     Raises:
         RunError: they are not.
@@ -74,7 +94,7 @@ def make_accelerator(config: PretrainConfig) -> "Accelerator":
     from accelerate import Accelerator
     from accelerate.utils import DDPCommunicationHookType, DistributedDataParallelKwargs
 
-    on_cpu = config.device == "cpu" or (config.device == "auto" and not torch.cuda.is_available())
+    on_cpu = runs_on_cpu(config)
     if config.device == "cuda" and not torch.cuda.is_available():
         raise RunError("device = cuda: torch finds no CUDA device; use device = cpu or check the driver")
     if config.precision == "fp16" and on_cpu:
@@ -83,9 +103,8 @@ def make_accelerator(config: PretrainConfig) -> "Accelerator":
     for name, compiled in (("views.compile", config.views.compile), ("compile", config.compile)):
         if compiled and on_cpu and shutil.which(compiler) is None:
             raise RunError(f"{name} = true: the C++ compiler {compiler} is missing; install it or do not compile")
-    if on_cpu:
-        cores = len(os.sched_getaffinity(0))
-        torch.set_num_threads(config.cpu_threads or max(1, cores // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))))
+    threads = config.cpu_threads or max(1, len(os.sched_getaffinity(0)) // ranks_on_node())
+    os.environ.setdefault("OMP_NUM_THREADS", str(threads))  # or Accelerate takes a number of its own, and says so
     # torch's older switches throughout: it refuses to read one kind after the other was set.
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = config.tf32
     torch.backends.cudnn.benchmark = config.cudnn_benchmark
@@ -101,6 +120,8 @@ def make_accelerator(config: PretrainConfig) -> "Accelerator":
         mixed_precision="no" if config.precision == "fp32" else config.precision,
         kwargs_handlers=[ddp],
     )
+    if on_cpu:
+        torch.set_num_threads(threads)
     world_size = environment_world_size()
     if accelerator.num_processes != world_size:
         raise RunError(f"the launcher started {world_size} processes but {accelerator.num_processes} joined the group")

@@ -35,6 +35,8 @@ class LARS(Optimizer):
     that is decided on the device.
     """
 
+    found_inf: Tensor | None = None
+    """0-d, on the device: above 0 the step leaves everything as it is. torch's gradient scaler sets and deletes it."""
     _step_supports_amp_scaling = True  # the scaler then sets grad_scale and found_inf instead of waiting for them
 
     def __init__(
@@ -89,7 +91,7 @@ class LARS(Optimizer):
             with torch.enable_grad():
                 loss = closure()
         scale: Tensor | None = getattr(self, "grad_scale", None)
-        found_inf: Tensor | None = getattr(self, "found_inf", None)
+        found_inf = self.found_inf
         self._norms = []
         for number, group in enumerate(self.param_groups):
             for kind, weights in _by_kind(number, group["params"]).items():

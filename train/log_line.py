@@ -48,6 +48,8 @@ class LogLine:
     """LARS's, over adapted weights; None with other optimizers."""
     skipped_steps: int
     """Updates that fp16's overflow prevented, since the process began."""
+    left_out_batches: int
+    """Of the whole run, by non_finite.policy = skip or rollback."""
     probe_top1: float | None
     """Share of labelled views since the last line that the online probe named before it learnt from them."""
     health: dict[str, float]
@@ -90,6 +92,7 @@ def log_line(
         gradient_norm=told["gradient_norm"],
         largest_trust_ratio=told.get("largest_trust_ratio"),
         skipped_steps=int(told["skipped_steps"]),
+        left_out_batches=trainer.watch.skipped_updates + len(trainer.left_out),
         probe_top1=_known(told.get("probe_top1")),
         health={name: told[name] for name in names_of_health},
         stage_seconds={"data": data_seconds, **trainer.clock.seconds()},

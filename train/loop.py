@@ -1,29 +1,31 @@
 """The training loop: one update, many times."""
 
 import hashlib
+import math
 import time
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
+from model.collectives import all_reduce
 from model.loss import contrastive_loss
 from model.running_statistics import RunningStatistics
 from pipelines.augment import TwoViews
 from pipelines.canvases import LoaderWork
 from pipelines.loader import Batch, claim
 from pipelines.plan import Plan
+from train.checkpoint_files import is_epoch_end
 from train.config import PretrainConfig
 from train.lars import LARS
 from train.log_line import LogLine, Outcome, log_line
 from train.micro_batch import backward_in_micro_batches
-from train.non_finite import NonFiniteWatch
-from train.optimizer import set_learning_rate
+from train.non_finite import NonFiniteWatch, refuse_or_go_on, refuse_to_save
+from train.optimizer import set_learning_rate, step_unless
 from train.overflow import overflowed
 from train.probe import Probe
 from train.schedule import learning_rate
@@ -69,6 +71,10 @@ class Trainer:
     """Where the data has labels."""
     draws_in_forward: bool = False
     """The encoder has dropout or stochastic depth."""
+    left_out: frozenset[int] = frozenset()
+    """Steps, from 0, whose batches teach nothing, because they broke the run before it went back."""
+    last_probe_top1: float | None = None
+    """Of the last log line."""
     clock: StageClock = field(init=False)
     views: Callable[[Tensor, Plan], Tensor] = field(init=False)
     statistics: RunningStatistics = field(init=False)
@@ -111,19 +117,24 @@ class Trainer:
         claim(batch.plan.packed)  # all that the plan has on the device lies in it
         views = self.views(claim(batch.canvas), batch.plan)  # (2B, 3, s, s)
         self.clock.mark("augment")
-        statistics_before = self.statistics.copy() if self.accelerator.scaler else None
+        skips_broken = self.config.non_finite.policy == "skip"
+        statistics_before = self.statistics.copy() if self.accelerator.scaler or skips_broken else None
         loss, z, h = self.backward(views)
-        if statistics_before is not None:
+        broken = self._broken(loss) if self.config.non_finite.policy != "stop" else None
+        skip = broken if skips_broken else None
+        if self.accelerator.scaler:
             overflow = overflowed(self.accelerator.scaler, self.optimizer.optimizer)
-            self.statistics.restore_if(overflow, statistics_before)
             self.skipped_steps += overflow
+            skip = overflow if skip is None else torch.maximum(overflow, skip)
+        if statistics_before is not None and skip is not None:
+            self.statistics.restore_if(skip, statistics_before)
         gradient_norm = self._gradient_norm() if examine else None
-        self.optimizer.step()
+        step_unless(self.optimizer, skip, self.accelerator.scaler)
         self.optimizer.zero_grad(set_to_none=True)
         self.clock.mark("optimizer")
         if self.probe is not None:
-            self.probe.update(h, batch.label.to(h.device, non_blocking=True))
-        self.watch.look(batch, loss, z)
+            self.probe.update(h, batch.label.to(h.device, non_blocking=True), skip if skips_broken else None)
+        self.watch.look(batch, loss, z, broken, skipped=skips_broken)
         return Outcome(loss=loss, z=z, h=h, gradient_norm=gradient_norm)
 
     def backward(self, views: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -159,9 +170,19 @@ class Trainer:
         inner = self.optimizer.optimizer
         return inner.largest_trust() if isinstance(inner, LARS) else None
 
-    def _gradient_norm(self) -> Tensor:
+    def _gradient_norm(self, kind: float = 2.0) -> Tensor:
         gradients = [parameter.grad for parameter in self.model.parameters() if parameter.grad is not None]
-        return torch.nn.utils.get_total_norm(gradients)
+        return torch.nn.utils.get_total_norm(gradients, norm_type=kind)
+
+    def _broken(self, loss: Tensor) -> Tensor:
+        """0-d, above 0 if the loss of some rank is not finite, or the gradient, which is the same on all.
+
+        Under fp16 a gradient that is not finite is no fault but an overflow, which the scaler answers.
+        """
+        finite = loss.isfinite()
+        if not self.accelerator.scaler:
+            finite &= self._gradient_norm(math.inf).isfinite()
+        return all_reduce((~finite).float())
 
     def _during_backward(self) -> AbstractContextManager[None]:
         """Activations that are computed again must not enter the running statistics again."""
@@ -190,6 +211,10 @@ def train(
         last_step: the update that is the last; it is always logged and saved.
         record: called after each step.
         save: called with the number of updates made, when a checkpoint is due.
+
+    Raises:
+        NonFiniteError: learning has broken down; nothing was saved since.
+        RollBack: it has, and is to go on from the last checkpoint.
     """
     config = trainer.config
     last_log = step_start = time.perf_counter()
@@ -197,20 +222,27 @@ def train(
     for batch in batches:
         data_seconds = time.perf_counter() - step_start
         done = batch.step + 1
-        logging = done % config.metrics.log_every_steps == 0 or done == last_step
-        saving = done % config.checkpoint.every_steps == 0 or done == last_step
+        learns = batch.step not in trainer.left_out
+        saving = (
+            done % config.checkpoint.every_steps == 0
+            or done == last_step
+            or is_epoch_end(done, config.checkpoint, trainer.steps_per_epoch)
+        )
+        looking_back = done % config.metrics.log_every_steps == 0 or done == last_step
+        logging = looking_back and learns
         trainer.clock.start(sampled=logging)
-        outcome = trainer.train_step(batch, examine=logging)
+        outcome = trainer.train_step(batch, examine=logging) if learns else None
         steps_since_log += 1
         log = None
         if saving:
-            trainer.watch.look_at_weights(batch.step, trainer.model.parameters())
-        if logging or saving:
-            trainer.watch.refuse(trainer.accelerator, Path(config.run_dir), _advice(trainer, batch))
-        if logging:
+            refuse_to_save(trainer, done)
+        elif looking_back:
+            refuse_or_go_on(trainer, done)
+        if logging and outcome is not None:
             seconds = time.perf_counter() - last_log
             rate = steps_since_log * config.global_batch / seconds
             log = log_line(trainer, batch, outcome, data_seconds, rate)
+            trainer.last_probe_top1 = log.probe_top1
             last_log, steps_since_log = time.perf_counter(), 0
         now = time.perf_counter()
         record(
@@ -227,11 +259,3 @@ def train(
         if saving:
             save(done)
         step_start = time.perf_counter()
-
-
-def _advice(trainer: Trainer, batch: Batch) -> str:
-    other_precision = "" if trainer.config.precision == "fp32" else " or use precision = fp32"
-    return (
-        f"lower optimizer.base_lr (the rate is {trainer.learning_rate(batch.step):.3g}), lengthen "
-        f"schedule.warmup_epochs{other_precision}, in another --run_dir"
-    )

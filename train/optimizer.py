@@ -5,7 +5,7 @@ from typing import Any
 
 import timm.optim
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from train.config import OptimizerConfig
@@ -57,3 +57,24 @@ def set_learning_rate(optimizer: Optimizer, rate: float) -> None:
     """Write the rate into every parameter group."""
     for group in optimizer.param_groups:
         group["lr"] = rate
+
+
+def step_unless(optimizer: Any, skip: Tensor | None, scaler: Any) -> None:
+    """Update the weights, or leave them and the optimizer's state as they are where `skip` is above 0.
+
+    LARS decides on the device. Other optimizers cannot: for these the host waits for the answer, as torch's gradient
+    scaler does.
+
+    Args:
+        optimizer: what Accelerate wraps around torch's.
+        skip: 0-d on the device; None if nothing can be skipped.
+        scaler: torch.amp.GradScaler, which has its own way of telling the optimizer; None without fp16.
+    """
+    inner = optimizer.optimizer
+    if skip is None or scaler is not None:
+        optimizer.step()
+    elif isinstance(inner, LARS):
+        inner.found_inf = skip
+        optimizer.step()
+    elif not bool(skip > 0):
+        optimizer.step()

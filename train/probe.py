@@ -34,7 +34,7 @@ class Probe:
         self._counted = torch.zeros(2, device=device, dtype=torch.float64)  # named rightly; seen
 
     @torch.no_grad()
-    def update(self, h: Tensor, labels: Tensor) -> None:
+    def update(self, h: Tensor, labels: Tensor, skip: Tensor | None = None) -> None:
         """Count what is named rightly, then learn from it.
 
         The gradient is that of the mean over the labelled views of the global batch. A batch in which none has a label
@@ -43,7 +43,9 @@ class Probe:
         Args:
             h: (2B, F) representations of this rank, without graph; row i + B is another view of image i.
             labels: (B,) int64 on the device of h; -1 where there is none.
+            skip: 0-d; above 0 all stays as it was, whatever h holds.
         """
+        before = None if skip is None else {name: tensor.clone() for name, tensor in self.state().items()}
         both = labels.repeat(2)
         with full_float32(h.device):
             rows = F.rms_norm(h.to(self.weight.dtype), h.shape[1:])
@@ -64,6 +66,9 @@ class Probe:
         self.weight.grad = mean[: of_weight.numel()].view_as(of_weight)
         self.bias.grad = mean[of_weight.numel() :]
         self._optimizer.step()
+        if before is not None and skip is not None:
+            for name, tensor in self.state().items():
+                tensor.copy_(torch.where(skip > 0, before.get(name, torch.zeros_like(tensor)), tensor))
 
     def accuracy(self) -> Tensor:
         """Top-1 in [0, 1] over all ranks since the last call, a scalar on the device; NaN if no view had a label."""

@@ -25,7 +25,7 @@ from train.arguments import parse
 from train.config import DDPConfig, PretrainConfig, load_config
 from train.distributed import environment_world_size, fail, make_accelerator, share_cores
 from train.errors import RunError
-from train.pretrain import build, open_data
+from train.pretrain import open_data
 from train.replay_report import as_text, notes, places, verdict
 
 if TYPE_CHECKING:
@@ -148,9 +148,15 @@ def replay(config: ReplayConfig, record: Record) -> dict[str, Any]:
     split = open_data(asked, 1)
     import torch
 
+    from train.build import build
+    from train.resume import refuse_other_data, restore
+
     accelerator = make_accelerator(asked)
     checkpoint = load_checkpoint(config, record)
-    trainer, model = build(asked, split, accelerator, checkpoint)
+    trainer, model = build(asked, split, accelerator)
+    if checkpoint:
+        refuse_other_data(checkpoint.state, asked, split)
+        restore(checkpoint, trainer, model)
     first_step = checkpoint.step if checkpoint else 0
     try:
         examined = examine_until_broken(asked, split, trainer, model, first_step, record)

@@ -77,11 +77,11 @@ def measure(config: StepBenchConfig, split: SplitIndex) -> dict[str, list[Block]
     """
     from pipelines.loader import Share, training_batches
     from pipelines.prefetch import Prefetch
+    from train.build import build
     from train.distributed import make_accelerator
-    from train.pretrain import build
 
     accelerator = make_accelerator(config)
-    trainer, _ = build(config, split, accelerator, None)
+    trainer, _ = build(config, split, accelerator)
     make_views = trainer.views
 
     def read(first_step: int, steps: int) -> "Iterator[Batch]":

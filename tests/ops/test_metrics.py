@@ -11,6 +11,7 @@ from ops.exporter import start_exporter
 from ops.metrics import TrainingMetrics
 from pipelines.canvases import LoaderWork
 from pipelines.prefetch import Occupancy
+from train.checkpoint_writer import Written
 from train.config import MetricsConfig, PretrainConfig
 from train.log_line import LogLine
 from train.loop import StepRecord
@@ -45,6 +46,7 @@ def test_steps_are_counted_and_the_page_is_served_on_loopback() -> None:
     skips = value("diptych_data_samples_skipped_total", reason="checksum")
     decoding = value("diptych_data_stage_seconds_total", stage="decode")
     blocked = value("diptych_data_stage_seconds_total", stage="blocked")
+    failures = value("diptych_checkpoint_failures_total")
     cached, read = value("diptych_data_images_total", source="cached"), value("diptych_data_read_bytes_total")
     metrics.record(step(1), Occupancy(ready=3, blocked_seconds=1.0))
     line = LogLine(
@@ -56,12 +58,15 @@ def test_steps_are_counted_and_the_page_is_served_on_loopback() -> None:
         gradient_norm=1.5,
         largest_trust_ratio=0.75,
         skipped_steps=3,
+        left_out_batches=2,
         probe_top1=0.25,
         health={"alignment": 0.5, "effective_rank": 12.0},
         stage_seconds={"forward": 0.125},
     )
     metrics.record(step(2, line), Occupancy(ready=2, blocked_seconds=1.5))
-    metrics.checkpoint_saved()
+    metrics.checkpoint_attempted(Written(step=2, seconds=0.5, bytes=1000, error="No space left on device"))
+    assert value("diptych_checkpoint_failing") == 1
+    metrics.checkpoint_attempted(Written(step=2, seconds=0.5, bytes=1000, error=None))
     with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics") as answer:
         page = answer.read().decode()
     assert value("diptych_train_images_total") - images == 16
@@ -79,7 +84,13 @@ def test_steps_are_counted_and_the_page_is_served_on_loopback() -> None:
     assert "diptych_probe_top1_ratio 0.25" in page
     assert 'diptych_health_value{name="effective_rank"} 12.0' in page
     assert 'diptych_train_stage_seconds_sum{stage="forward"}' in page
+    assert "diptych_train_left_out_batches 2.0" in page
     assert "diptych_checkpoint_last_timestamp_seconds 1." in page
+    assert "diptych_checkpoint_last_step 2.0" in page
+    assert "diptych_checkpoint_size_bytes 1000.0" in page
+    assert "diptych_checkpoint_write_seconds_sum 0.5" in page
+    assert value("diptych_checkpoint_failures_total") - failures == 1
+    assert value("diptych_checkpoint_failing") == 0
     assert 'diptych_run_info{config_sha256="' in page
 
 

@@ -76,11 +76,27 @@ def test_a_fault_in_a_file_is_told_with_the_files_name(tmp_path: Path, text: str
 def test_only_fields_that_shape_the_result_count_for_resuming() -> None:
     base = PretrainConfig()
     changed = ["--run_dir=x", "--data.dir=y", "--data.cache=disk", "--data.cache_dir=z", "--data.remote=ranges"]
-    free = parse(PretrainConfig, [*changed, "--metrics.port=0", "--checkpoint.every_steps=5"])
+    changed += ["--resume=never", "--allow_config_change", "--micro_batch=8", "--timeouts.step_seconds=1"]
+    changed += ["--non_finite.policy=skip", "--metrics.port=0", "--checkpoint.every_steps=5"]
+    free = parse(PretrainConfig, changed)
     assert base.numeric() == free.numeric()
     assert base.sha256() == free.sha256()
     assert base.sha256() != parse(PretrainConfig, ["--seed=1"]).sha256()
     assert base.sha256() != parse(PretrainConfig, ["--data.canvas=48"]).sha256()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["--allow_config_change"], True),
+        (["--allow_config_change", "--seed=1"], True),
+        (["--allow_config_change=false"], False),
+        (["--allow_config_change", "false"], False),
+        ([], False),
+    ],
+)
+def test_a_yes_or_no_flag_alone_says_yes(arguments: list[str], expected: bool) -> None:
+    assert parse(PretrainConfig, arguments).allow_config_change is expected
 
 
 def test_parsing_does_not_import_torch() -> None:

@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from train.non_finite import NonFiniteError, NonFiniteWatch
+from train.config import NonFiniteConfig
+from train.non_finite import NonFiniteError, NonFiniteWatch, answer
 
 CPU = torch.device("cpu")
 FINITE = torch.ones(4, 3)
@@ -55,11 +56,12 @@ class Ranks:
             gather=partial(self._gather, rank),
             wait_for_everyone=self._barrier.wait,
         )
-        try:
-            self.watches[rank].refuse(accelerator, self.run_dir, "lower it")
-        except NonFiniteError as error:
-            return str(error)
-        return None
+        broken = self.watches[rank].look_back(accelerator, self.run_dir)
+        if broken is None:
+            return None
+        with pytest.raises(NonFiniteError) as error:
+            answer(broken, NonFiniteConfig(), 0, "lower it")
+        return str(error.value)
 
     def _gather(self, rank: int, tensor: Tensor) -> Tensor:
         self._given[rank] = tensor

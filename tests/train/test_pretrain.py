@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
+from started_ranks import TINY
 from tiny_shards import tiny_shards
 
 from model.export import load_encoder
@@ -24,21 +25,6 @@ from train.config import load_config
 
 ROOT = Path(__file__).resolve().parents[2]
 STEPS = 24
-TINY = [
-    "--encoder.name=resnet18",
-    "--encoder.stem=cifar",
-    "--encoder.width=0.0625",
-    "--head.dim=16",
-    "--views.size=32",
-    "--optimizer.base_lr=0.2",
-    "--loss.temperature=0.5",
-    "--schedule.epochs=6",
-    "--schedule.warmup_epochs=1",
-    "--global_batch=16",
-    "--checkpoint.every_steps=5",
-    "--metrics.log_every_steps=1",
-    "--cpu_threads=1",
-]
 
 
 def command(data: Path, run_dir: Path, *flags: str) -> list[str]:

@@ -6,6 +6,7 @@ import sys
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -22,7 +23,9 @@ from train.arguments import parse
 from train.config import PretrainConfig
 from train.non_finite import NonFiniteError
 from train.pretrain import open_data, pretrain
+from train.ranks import Ranks
 from train.replay import ReplayConfig, as_asked, main, read_record
+from train.watchdog import Watchdog
 
 BATCH = 16
 SMALL = [
@@ -79,8 +82,9 @@ def break_down(shards: Path, run_dir: Path, *flags: str) -> str:
     """Run until the run stops, and say with which message."""
     config = parse(PretrainConfig, [*SMALL, f"--data.dir={shards}", f"--run_dir={run_dir}", *flags])
     AcceleratorState._reset_state(reset_partial_state=True)
-    with pytest.raises(NonFiniteError) as error:
-        pretrain(config, open_data(config, 1))
+    stop: Any = SimpleNamespace(asked=False, begin_training=lambda: None)
+    with pytest.raises(NonFiniteError) as error, Watchdog(Ranks(), config.timeouts, run_dir) as watchdog:
+        pretrain(config, open_data(config, 1), stop, Ranks(), watchdog)
     AcceleratorState._reset_state(reset_partial_state=True)
     return str(error.value)
 

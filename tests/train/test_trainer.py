@@ -15,11 +15,11 @@ from model.config import EncoderConfig, HeadConfig
 from pipelines.config import DataConfig, ViewsConfig
 from pipelines.loader import Batch, Share, training_batches
 from pipelines.manifest import open_split
+from train.build import build
 from train.config import OptimizerConfig, PretrainConfig, ProbeConfig
 from train.distributed import make_accelerator
 from train.log_line import LogLine, log_line
 from train.loop import Trainer
-from train.pretrain import build
 
 IMAGES = 8
 
@@ -50,7 +50,7 @@ def trainer_of(config: PretrainConfig, scaler: Any = None) -> tuple[Trainer, Any
     AcceleratorState._reset_state(reset_partial_state=True)  # a process is meant to have one precision only
     accelerator = make_accelerator(config)
     accelerator.scaler = scaler
-    return build(config, open_split(config.data.dir, "train"), accelerator, None)
+    return build(config, open_split(config.data.dir, "train"), accelerator)
 
 
 def weights_after(config: PretrainConfig, batches: Sequence[Batch]) -> dict[str, Tensor]:
