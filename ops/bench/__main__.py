@@ -7,12 +7,13 @@ python -m ops.bench augment --sizes 32,224
 python -m ops.bench sharpness --imagenet DIR
 python -m ops.bench loss --rows 16384
 python -m ops.bench lars --encoder resnet50
+python -m ops.bench checkpoint --data.dir DIR
 """
 
 import sys
 from importlib import import_module
 
-_SUBJECTS = ("step", "loader", "builder", "augment", "sharpness", "loss", "lars")
+_SUBJECTS = ("step", "loader", "builder", "augment", "sharpness", "loss", "lars", "checkpoint")
 
 
 def main() -> None:
@@ -22,9 +23,7 @@ def main() -> None:
         print(f"bench: error: name what to measure: {', '.join(_SUBJECTS)}", file=sys.stderr)
         sys.exit(2)
     import_module("train.distributed").share_cores()  # before torch is imported
-    # The configuration parser wants a value behind every name; this one is a flag.
-    arguments = ["--json=true" if argument == "--json" else argument for argument in sys.argv[2:]]
-    import_module(f"ops.bench.{subject}").main(arguments)
+    import_module(f"ops.bench.{subject}").main(sys.argv[2:])
 
 
 if __name__ == "__main__":
