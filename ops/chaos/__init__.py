@@ -1,0 +1,1 @@
+"""Kills runs and looks at what comes out."""
