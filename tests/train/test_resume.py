@@ -38,7 +38,7 @@ def train(shards: Path) -> Iterator[Train]:
         check_run_directory(config)
         AcceleratorState._reset_state(reset_partial_state=True)
         stop: Any = SimpleNamespace(asked=False, begin_training=lambda: None)
-        call.stop = stop  # type: ignore[attr-defined]
+        call.stop = stop  # type: ignore[attr-defined]  # for tests that ask it to stop
         with Watchdog(Ranks(), config.timeouts, run_dir) as watchdog:
             assert not pretrain(config, open_data(config, 1), stop, Ranks(), watchdog)
 
@@ -181,7 +181,7 @@ def test_weights_that_are_not_finite_are_not_saved_when_a_run_is_asked_to_stop(
         if batch.step == 6:
             with torch.no_grad():
                 next(self.model.parameters()).fill_(float("inf"))
-            train.stop.asked = True  # type: ignore[attr-defined]
+            train.stop.asked = True  # type: ignore[attr-defined]  # set by the fixture
         return outcome
 
     monkeypatch.setattr(Trainer, "train_step", train_step)
