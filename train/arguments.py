@@ -8,8 +8,10 @@ import difflib
 import json
 import re
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import asdict
 from itertools import pairwise
+from pathlib import Path
 from typing import Any, TypeVar
 
 import yaml
@@ -34,6 +36,8 @@ def parse(config_class: type[Config], arguments: Sequence[str], prog: str | None
     source = ""
     try:
         for source in _config_files(arguments):  # alone first, so that a fault in a file is told with its name
+            with suppress(OSError, yaml.YAMLError):  # the parser says what is wrong
+                _refuse_classes(yaml.safe_load(Path(source).read_text()))
             parser.parse_path(source)
         source = ""
         fields = vars(parser.instantiate(parser.parse_args(list(arguments))))
@@ -46,6 +50,27 @@ def to_yaml(config: Any) -> str:
     """The whole configuration, as a file that `--config` accepts."""
     plain = json.loads(json.dumps(asdict(config)))  # the parser's numbers are subclasses, which YAML would refuse
     return yaml.safe_dump(plain, sort_keys=False)
+
+
+def _refuse_classes(value: Any) -> None:
+    """A file may come with somebody else's run: the parser would import any module that a `class_path` in it names.
+
+    Raises:
+        ValueError: it has one, also within a text that the parser would read as YAML.
+    """
+    if isinstance(value, dict):
+        if any("class_path" in str(key).split(".") for key in value):
+            raise ValueError("class_path: no field takes a class; remove it")
+        for part in value.values():
+            _refuse_classes(part)
+    elif isinstance(value, list):
+        for part in value:
+            _refuse_classes(part)
+    elif isinstance(value, str):
+        with suppress(yaml.YAMLError):
+            inner = yaml.safe_load(value)
+            if not isinstance(inner, str):
+                _refuse_classes(inner)
 
 
 def _with_true(arguments: Sequence[str], parser: ArgumentParser) -> list[str]:

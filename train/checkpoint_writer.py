@@ -41,8 +41,6 @@ class CheckpointWriter:
     last_error: str = ""
     failed_at: float = 0.0
     """On the monotonic clock, when the last of them ended."""
-    committed_step: int = -1
-    """Of the newest complete checkpoint that was written here."""
     _thread: threading.Thread | None = None
     _outcome: Written | BaseException | None = None
     _ready: "torch.cuda.Event | None" = field(default=None, init=False)
@@ -78,7 +76,7 @@ class CheckpointWriter:
             raise outcome
         assert outcome is not None  # noqa: S101  # the thread has left one or the other
         if outcome.error is None:
-            self.failures, self.committed_step = 0, outcome.step
+            self.failures = 0
         else:
             self.failures, self.last_error, self.failed_at = self.failures + 1, outcome.error, time.monotonic()
             logger.error(

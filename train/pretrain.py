@@ -101,7 +101,7 @@ def pretrain(
     from train.run import Run, learn
     from train.run_directory import announce, log_path
     from train.run_lock import RunLock
-    from train.run_saver import RunSaver, export
+    from train.run_saver import RunSaver, export_or_refuse
     from train.same_everywhere import refuse_differing_ranks
 
     checkpoints = Path(config.run_dir) / "checkpoints"
@@ -115,11 +115,10 @@ def pretrain(
             restore(checkpoint, trainer, model)
         first_step, change = (checkpoint.step, checkpoint.state.change) if checkpoint else (0, 0)
         last_step = min(trainer.total_steps, config.stop_after_steps or trainer.total_steps)
-        if ranks.rank == 0:
-            announce(config, split, trainer, first_step, last_step)
+        ranks.from_rank_0(lambda: announce(config, split, trainer, first_step, last_step))
         if checkpoint and first_step >= last_step:
-            if ranks.rank == 0:
-                export(checkpoint, config, split)  # should the run have died just before it
+            # Should the run have died just before it.
+            ranks.from_rank_0(lambda: export_or_refuse(checkpoint, config, split))
             return False
         metrics = TrainingMetrics(config, rank=ranks.rank, local_rank=accelerator.local_process_index)
         told = metrics.checkpoint_attempted

@@ -45,7 +45,7 @@ def learn(run: Run, first_step: int, last_step: int) -> bool:
     """
     run.stop.begin_training()
     try:
-        if run.trainer.config.non_finite.policy == "rollback":
+        if run.trainer.config.non_finite.policy == "rollback" and run.saver.saved_step != first_step:
             run.saver.begin(first_step)  # there must be something to go back to
         while True:
             try:

@@ -6,21 +6,31 @@ from typing import TYPE_CHECKING
 from pipelines.manifest import SplitIndex
 from train.arguments import to_yaml
 from train.config import PretrainConfig
+from train.errors import RunError
 
 if TYPE_CHECKING:
     from train.loop import Trainer
 
 
 def announce(config: PretrainConfig, split: SplitIndex, trainer: "Trainer", first_step: int, last_step: int) -> None:
-    """Write the resolved configuration into the run directory and say what is about to happen."""
+    """Write the resolved configuration into the run directory and say what is about to happen.
+
+    Raises:
+        RunError: it cannot be written.
+    """
     from model.batchnorm import has_batchnorm
     from model.encoder import count_parameters
 
     run_dir = Path(config.run_dir)
-    run_dir.mkdir(parents=True, exist_ok=True)
     partial = run_dir / ".config.yaml.partial"
-    partial.write_text(to_yaml(config))
-    partial.replace(run_dir / "config.yaml")
+    try:
+        partial.write_text(to_yaml(config))
+        partial.replace(run_dir / "config.yaml")
+    except OSError as error:
+        partial.unlink(missing_ok=True)
+        raise RunError(
+            f"{run_dir}/config.yaml: cannot be written ({error.strerror}); make room and start the same command again"
+        ) from None
     accelerator = trainer.accelerator
     parameters = count_parameters(trainer.model) / 1e6
     print(

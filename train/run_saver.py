@@ -165,3 +165,17 @@ def export(checkpoint: Checkpoint, config: PretrainConfig, split: SplitIndex) ->
     prefix = "encoder."
     encoder = {name.removeprefix(prefix): t for name, t in checkpoint.model.items() if name.startswith(prefix)}
     save_encoder(directory, encoder, description)
+
+
+def export_or_refuse(checkpoint: Checkpoint, config: PretrainConfig, split: SplitIndex) -> None:
+    """The same where nothing else is left to do.
+
+    Raises:
+        RunError: it could not be written.
+    """
+    try:
+        export(checkpoint, config, split)
+    except OSError as error:
+        raise RunError(
+            f"{config.run_dir}/encoder: cannot be written ({error}); make room and start the same command again"
+        ) from None

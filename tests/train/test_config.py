@@ -73,6 +73,23 @@ def test_a_fault_in_a_file_is_told_with_the_files_name(tmp_path: Path, text: str
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        "{x: {class_path: antigravity.geohash}}",
+        "{x: [{class_path: antigravity.geohash}]}",
+        '\'{"x": {"class_path": "antigravity.geohash"}}\'',
+        '"{\\"x\\": {\\"class\\\\u005fpath\\": \\"antigravity.geohash\\"}}"',
+        "{x.class_path: antigravity.geohash}",
+    ],
+)
+def test_a_file_cannot_make_the_parser_import_a_module(tmp_path: Path, arguments: str) -> None:
+    file = write(tmp_path / "hostile.yaml", f"encoder:\n  arguments: {arguments}\n")
+    with pytest.raises(RunError, match=r"hostile\.yaml: class_path: no field takes a class"):
+        parse(PretrainConfig, ["--config", file])
+    assert "antigravity" not in sys.modules
+
+
 def test_only_fields_that_shape_the_result_count_for_resuming() -> None:
     base = PretrainConfig()
     changed = ["--run_dir=x", "--data.dir=y", "--data.cache=disk", "--data.cache_dir=z", "--data.remote=ranges"]
