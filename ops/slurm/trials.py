@@ -25,6 +25,7 @@ _STEPS_BETWEEN = 15
 """That a run makes after each start before it is interrupted again."""
 _RUN_SECONDS = 300.0
 _RESUMED = re.compile(r"resuming after step (\d+) ")
+_FLAGS = ("--schedule.epochs=100000", f"--checkpoint.every_steps={_ENDLESS}")
 _TWO_NODES = (
     "--nodes=2",
     "--ntasks-per-node=1",
@@ -157,8 +158,10 @@ def try_cancelled(directory: Path, data_dir: str) -> list[str]:
 
 
 def try_refused(directory: Path, data_dir: str) -> list[str]:
-    """What is wrong is said in a line, and the job is not started again."""
-    run = _start("refused", directory, data_dir, STEPS, "--data.dir=none")
+    """What is wrong is said in a line by one of eight ranks, and the job is not started again."""
+    where = ("--data.dir", f"{data_dir}/none", "--run_dir", str(directory / "refused"))
+    number = submit(f"--output={_output(directory, 'refused')}", "ops/slurm/one_node.sbatch", *where)
+    run = Run(name="refused", number=number, directory=directory / "refused")
     end = run.end()
     said = [line for line in run.output.splitlines() if "error: " in line and not line.startswith("srun")]
     return _judge(
@@ -194,7 +197,7 @@ TRIALS = (try_refused, try_undisturbed, try_interrupted, try_cancelled, try_arra
 
 def _start(name: str, directory: Path, data_dir: str, steps: int, *flags: str) -> Run:
     run_dir = directory / name
-    training = [*training_arguments(data_dir, run_dir, steps), "--device=cpu", f"--checkpoint.every_steps={_ENDLESS}"]
+    training = [*training_arguments(data_dir, run_dir, steps), "--device=cpu", *_FLAGS]
     number = submit(f"--output={_output(directory, name)}", *_TWO_NODES, *training, *flags)
     return Run(name=name, number=number, directory=run_dir)
 
