@@ -10,6 +10,7 @@ Exit status: 0 all held, 1 something did not, 2 refused: what is missing is name
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -62,6 +63,7 @@ def main(arguments: Sequence[str]) -> int:
         fail("slurm", error, show=True)
     print(f"logs, output of the jobs and runs are in {directory}", flush=True)
     trials = [sys.executable, "-m", "ops.slurm.trials", str(directory), str(Path(config.data.dir).resolve())]
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # or the cluster would outlive it
     # Whatever Slurm knows of the surroundings, should this be a job itself, is not meant for the jobs in it.
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("SLURM_", "SBATCH_"))}
     status = subprocess.run([*_NAMESPACES, *trials], cwd=_ROOT, env=environment, check=False).returncode  # noqa: S603

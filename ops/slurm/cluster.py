@@ -25,7 +25,7 @@ KILL_WAIT_SECONDS = 30
 _ADDRESSES = {"node1": "10.99.0.1", "node2": "10.99.0.2"}
 _START_SECONDS = 30.0
 _ENDED = ("COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL", "PREEMPTED", "OUT_OF_MEMORY")
-# Processors and graphics cards are made up, so that batch files find what they ask for. Slurm only counts them.
+# Processors, memory and graphics cards are made up, so that batch files find what they ask for. Slurm only counts them.
 _CONFIGURATION = """\
 ClusterName=diptych
 SlurmctldHost=node1
@@ -52,7 +52,7 @@ KillWait={kill_wait}
 KillOnBadExit=1
 MinJobAge=3600
 GresTypes=gpu
-NodeName=node[1-2] CPUs=96 RealMemory=1000 Gres=gpu:8
+NodeName=node[1-2] CPUs=96 RealMemory=1000000 Gres=gpu:8
 PartitionName=main Nodes=ALL Default=YES MaxTime=INFINITE PriorityTier=1 GraceTime=60
 PartitionName=urgent Nodes=ALL MaxTime=INFINITE PriorityTier=2
 """
