@@ -104,7 +104,8 @@ def try_interruptions(directory: Path, data_dir: str) -> list[str]:
         ("preempted by an urgent job", partial(submit, *urgent)),
         ("warned of its time limit", partial(call, "scontrol", "update", f"JobId={run.number}", "TimeLimit=3")),
     )
-    faults, saved = [], [0]
+    faults: list[str] = []
+    saved: list[int] = []
     for count, (name, interrupt) in enumerate(interruptions, start=1):
         step = run.train()
         interrupt()
@@ -132,7 +133,7 @@ def try_interruptions(directory: Path, data_dir: str) -> list[str]:
     resumed = [int(step) for step in _RESUMED.findall(run.output)]
     faults += _judge(
         f"submitted again: went on at step {saved[-1]}, ended after step {last_step}",
-        {f"the job is {end}": end == _COMPLETED, f"it went on at {resumed}, not at {saved[1:]}": resumed == saved[1:]},
+        {f"the job is {end}": end == _COMPLETED, f"it went on at {resumed}, not at {saved}": resumed == saved},
     )
     return faults + _compare(directory, data_dir, last_step)
 
