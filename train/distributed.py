@@ -92,11 +92,13 @@ def make_accelerator(config: PretrainConfig) -> "Accelerator":
     """
     import torch
     from accelerate import Accelerator
-    from accelerate.utils import DDPCommunicationHookType, DistributedDataParallelKwargs
+    from accelerate.utils import DDPCommunicationHookType, DistributedDataParallelKwargs, ProjectConfiguration
 
     on_cpu = runs_on_cpu(config)
     if config.device == "cuda" and not torch.cuda.is_available():
         raise RunError("device = cuda: torch finds no CUDA device; use device = cpu or check the driver")
+    if config.nvtx and on_cpu:
+        raise RunError("nvtx = true: needs CUDA; on the CPU use profile, whose trace shows the stages as well")
     if config.precision == "fp16" and on_cpu:
         raise RunError("precision = fp16: needs CUDA; use bf16 or fp32 on the CPU")
     compiler = os.environ.get("CXX", "g++")
@@ -119,6 +121,8 @@ def make_accelerator(config: PretrainConfig) -> "Accelerator":
         cpu=on_cpu,
         mixed_precision="no" if config.precision == "fp32" else config.precision,
         kwargs_handlers=[ddp],
+        log_with=list(config.metrics.trackers) or None,
+        project_config=ProjectConfiguration(config.run_dir, logging_dir=str(Path(config.run_dir) / "tensorboard")),
     )
     if on_cpu:
         torch.set_num_threads(threads)
