@@ -2,6 +2,7 @@
 
 import json
 import re
+import urllib.error
 import urllib.parse
 import urllib.request
 from collections.abc import Mapping, Sequence
@@ -10,6 +11,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
+from ops.grafana.boards import Json
 from train.errors import RunError
 
 Floats = npt.NDArray[np.float64]
@@ -79,7 +81,8 @@ def _series(labels: Mapping[str, str], pairs: Sequence[tuple[float, str]]) -> Se
     return Series(labels, times, np.array([float(value) for _, value in pairs], dtype=np.float64))
 
 
-def _ask(server: str, what: str, **parameters: str) -> "list[dict[str, dict[str, str] | list[tuple[float, str]]]]":
+def _ask(server: str, what: str, **parameters: str) -> list[Json]:
+    """The result of a query, as the server's JSON has it."""
     url = f"{server.rstrip('/')}/api/v1/{what}?{urllib.parse.urlencode(parameters)}"
     if not url.startswith(("http://", "https://")):
         raise RunError(f"prometheus: {server} is no URL such as http://127.0.0.1:9090")

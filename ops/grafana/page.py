@@ -1,7 +1,6 @@
 """A picture of a dashboard: its panels as cards, where Grafana would put them."""
 
 import io
-from dataclasses import dataclass
 from pathlib import Path
 
 import matplotlib as mpl
@@ -12,6 +11,7 @@ from PIL import Image
 
 from ops.grafana.answers import Span, at_an_instant
 from ops.grafana.boards import Json
+from ops.grafana.card import Card
 from ops.grafana.drawings import draw_panel
 
 WIDTH, MARGIN, GAP = 1600, 14, 8
@@ -24,40 +24,30 @@ PAPER, CARD, EDGE, INK, FAINT = "#F4F5F5", "#FFFFFF", "#DCDEE0", "#24292E", "#6E
 NOTE = "rendered with matplotlib from Prometheus answers; not a Grafana screenshot"
 
 
-@dataclass(frozen=True)
-class Box:
-    """A rectangle of the picture in pixels, from its upper left corner."""
-
-    left: float
-    top: float
-    width: float
-    height: float
-
-
 def draw_board(board: Json, span: Span, path: Path) -> None:
     """Ask what the dashboard asks, and write the picture as PNG."""
     bottom = max(panel["gridPos"]["y"] + panel["gridPos"]["h"] for panel in board["panels"])
     height = BANNER + bottom * ROW + MARGIN
+    runs = _runs(span)
     with mpl.rc_context({"font.family": "DejaVu Sans", "font.size": 8, "text.color": INK, "axes.unicode_minus": False}):
         figure = Figure(figsize=(WIDTH / DPI, height / DPI), dpi=DPI, facecolor=PAPER)
-        sheet = _axes(figure, Box(0, 0, WIDTH, height), height)
+        page = Card(figure, 0, 0, WIDTH, height)
+        sheet = page.axes()
         sheet.set(xlim=(0, WIDTH), ylim=(height, 0))
         sheet.text(MARGIN, 26, board["title"], fontsize=15, weight="bold", va="center")
         sheet.text(WIDTH - MARGIN, 18, NOTE, fontsize=9, color="#B3261E", ha="right", va="center")
-        sheet.text(
-            WIDTH - MARGIN, 36, f"the last {span.seconds:.0f} s of {_runs(span)}", color=FAINT, ha="right", va="center"
-        )
+        what = f"the last {span.seconds:.0f} s of {runs}"
+        sheet.text(WIDTH - MARGIN, 36, what, color=FAINT, ha="right", va="center")
         for panel in board["panels"]:
-            box = _place(panel["gridPos"])
+            card = _place(page, panel["gridPos"])
             if panel["type"] == "row":
-                _heading(sheet, box, panel, _runs(span))
-                continue
-            _card(sheet, box, panel)
-            inside = Box(box.left + 10, box.top + 30, box.width - 20, box.height - 38)
-            draw_panel(panel, span, lambda part, outer=inside: _axes(figure, _part(outer, part), height), inside)
-        figure_bytes = io.BytesIO()
-        figure.savefig(figure_bytes, format="png", facecolor=PAPER)
-    Image.open(figure_bytes).convert("RGB").quantize(128, dither=Image.Dither.NONE).save(path, optimize=True)
+                _heading(sheet, card, panel, runs)
+            else:
+                _frame(sheet, card, panel)
+                draw_panel(panel, span, card.within(10, 30, 10, 8))
+        written = io.BytesIO()
+        figure.savefig(written, format="png", facecolor=PAPER)
+    Image.open(written).convert("RGB").quantize(128, dither=Image.Dither.NONE).save(path, optimize=True)
 
 
 def _runs(span: Span) -> str:
@@ -65,33 +55,21 @@ def _runs(span: Span) -> str:
     return ", ".join(names) or "no run"
 
 
-def _place(grid: Json) -> Box:
+def _place(page: Card, grid: Json) -> Card:
     column = (WIDTH - 2 * MARGIN + GAP) / COLUMNS
-    return Box(MARGIN + grid["x"] * column, BANNER + grid["y"] * ROW, grid["w"] * column - GAP, grid["h"] * ROW - GAP)
+    left, top = MARGIN + grid["x"] * column, BANNER + grid["y"] * ROW
+    return Card(page.figure, left, top, grid["w"] * column - GAP, grid["h"] * ROW - GAP)
 
 
-def _part(outer: Box, part: tuple[float, float, float, float]) -> Box:
-    """A part of a box, by what it leaves out at the left, the top, the right and the bottom in pixels."""
-    left, top, right, bottom = part
-    return Box(outer.left + left, outer.top + top, outer.width - left - right, outer.height - top - bottom)
-
-
-def _axes(figure: Figure, box: Box, height: float) -> Axes:
-    bottom = height - box.top - box.height
-    axes = figure.add_axes((box.left / WIDTH, bottom / height, box.width / WIDTH, box.height / height))
-    axes.set_axis_off()
-    return axes
-
-
-def _heading(sheet: Axes, box: Box, panel: Json, runs: str) -> None:
+def _heading(sheet: Axes, card: Card, panel: Json, runs: str) -> None:
     title = panel["title"].replace("$run", runs)
     mark, more = ("▸", f"   ({len(panel['panels'])} panels, collapsed)") if panel["collapsed"] else ("▾", "")
-    sheet.text(box.left + 2, box.top + box.height / 2, f"{mark} {title}{more}", fontsize=11, weight="bold", va="center")
+    middle = card.top + card.height / 2
+    sheet.text(card.left + 2, middle, f"{mark} {title}{more}", fontsize=11, weight="bold", va="center")
 
 
-def _card(sheet: Axes, box: Box, panel: Json) -> None:
-    shape = FancyBboxPatch(
-        (box.left, box.top), box.width, box.height, boxstyle="round,pad=0,rounding_size=3", fc=CARD, ec=EDGE, lw=0.8
-    )
+def _frame(sheet: Axes, card: Card, panel: Json) -> None:
+    style = "round,pad=0,rounding_size=3"
+    shape = FancyBboxPatch((card.left, card.top), card.width, card.height, boxstyle=style, fc=CARD, ec=EDGE, lw=0.8)
     sheet.add_patch(shape)
-    sheet.text(box.left + 10, box.top + 15, panel["title"], fontsize=9.5, weight="bold", va="center")
+    sheet.text(card.left + 10, card.top + 15, panel["title"], fontsize=9.5, weight="bold", va="center")

@@ -56,11 +56,14 @@ _DONE = per_run(f"diptych_run_step{{{RUNS}}}", "max")
 _TOTAL = per_run(f"diptych_run_total_steps{{{RUNS}}}", "max")
 _IMAGES = "diptych_train_images_total"
 _REMEDIES = """\
-**loader**: more `data.decode_threads`, a cache, a nearer disk → dashboard *Data*.
-**slowest rank**: → dashboard *Fleet* names it.
-**views**: on a GPU `views.compile`; on CPUs more cores.
-**network**: good; the device works. **communication**: fewer, larger ranks.
-**watching**: raise `metrics.log_every_steps`. **checkpoints**: raise `checkpoint.every_steps`."""
+- **loader**: more `data.decode_threads`, a cache, a nearer disk: see Data
+- **slowest rank**: Fleet names it
+- **views**: `views.compile`, or more cores
+- **network**: good, the device learns
+- **communication**: fewer ranks or a faster network
+- **watching**: raise `metrics.log_every_steps`
+- **checkpoints**: raise `checkpoint.every_steps`
+"""
 
 
 def throughput_board() -> Json:
@@ -88,16 +91,18 @@ def _verdict() -> list[dashboard.Panel]:
             "percentunit",
             Query(f"topk by (run) (1, {share_of_step('cause', cause)})", "{{run}}: {{cause}}"),
             width=6,
+            height=5,
             named=True,
             decimals=0,
         ),
-        words("What then", _REMEDIES, width=8),
+        words("What then", _REMEDIES, width=6, height=5),
         number(
             "Images/s",
             "Source images that all ranks of a run consume in a second; an image's two views count once.",
             "suffix: images/s",
             Query(per_run(rate(_IMAGES, RUNS)), "{{run}}"),
             width=3,
+            height=5,
             decimals=0,
         ),
         number(
@@ -112,6 +117,7 @@ def _verdict() -> list[dashboard.Panel]:
                 "{{run}}",
             ),
             width=3,
+            height=5,
             limits={0.05: WARNING, 0.2: BAD},
             decimals=1,
         ),
@@ -120,14 +126,16 @@ def _verdict() -> list[dashboard.Panel]:
             "Share of the schedule's updates that have been made, earlier starts of the run included.",
             "percentunit",
             Query(ratio(_DONE, _TOTAL), "{{run}}"),
-            width=2,
+            width=3,
+            height=5,
         ),
         number(
             "Time left",
             "Updates that are still to be made, at the present speed.",
             "s",
             Query(f"({_TOTAL} - {_DONE}) / {per_run(rate(STEPS, RUNS), 'max')}", "{{run}}"),
-            width=2,
+            width=3,
+            height=5,
         ),
     ]
 
