@@ -4,7 +4,7 @@ import math
 
 _SCALES = {
     "bytes": tuple((1024.0**power, name) for power, name in enumerate(("B", "KiB", "MiB", "GiB", "TiB"))),
-    "decmbytes": ((1.0, "MB"), (1e3, "GB"), (1e6, "TB")),
+    "mbytes": ((1.0, "MiB"), (1024.0, "GiB")),
     "Bps": ((1.0, "B/s"), (1e3, "kB/s"), (1e6, "MB/s"), (1e9, "GB/s")),
     "s": ((1e-6, "µs"), (1e-3, "ms"), (1.0, "s"), (60.0, "mins"), (3600.0, "hours"), (86400.0, "days")),
     "percentunit": ((0.01, "%"),),

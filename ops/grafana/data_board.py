@@ -69,6 +69,7 @@ def _now() -> list[dashboard.Panel]:
             ),
             limits={0.0: BAD, 0.02: WARNING, 0.1: GOOD},
             decimals=0,
+            alerts=["DiptychStarved"],
         ),
         number(
             "Batches ready",
@@ -83,6 +84,7 @@ def _now() -> list[dashboard.Panel]:
             ),
             limits={0.0: BAD, 0.1: WARNING, 0.3: GOOD},
             decimals=0,
+            alerts=["DiptychQueueEmpty"],
         ),
         number(
             "Replaced images",
@@ -100,6 +102,7 @@ def _now() -> list[dashboard.Panel]:
             Query(f"{_DAMAGED} / {_BUDGET}", "{{run}}"),
             limits={0.5: WARNING, 1.0: BAD},
             decimals=1,
+            alerts=["DiptychSkipsNearBudget", "DiptychSkipsOverBudget"],
         ),
     ]
 

@@ -17,7 +17,8 @@ from ops.grafana.expressions import (
 )
 from ops.grafana.gpu_panels import gpu_panels
 from ops.grafana.layout import Row, board
-from ops.grafana.panels import BAD, WARNING, Column, Query, lines, number, rank_table
+from ops.grafana.panels import BAD, WARNING, Query, lines, number
+from ops.grafana.rank_table import Column, rank_table
 
 _UP = f'up{{job="diptych", {RUNS}}}'
 _BUSY = rank_seconds_per_step(WORKING)
@@ -62,6 +63,7 @@ def _presence() -> list[dashboard.Panel]:
             Query(f"{per_run(f'diptych_run_ranks{{{RUNS}}}', 'max')} - {per_run(_UP)}", "{{run}}"),
             width=3,
             limits={1: BAD},
+            alerts=["DiptychDeadTarget", "DiptychRankNotScraped"],
         ),
         number(
             "Nodes",
@@ -77,6 +79,7 @@ def _presence() -> list[dashboard.Panel]:
             Query(per_run(f"diptych_run_restarts{{{RUNS}}}", "max"), "{{run}}"),
             width=3,
             limits={3: WARNING, 10: BAD},
+            alerts=["DiptychRestarting"],
         ),
         number(
             "Since the last step",
@@ -85,6 +88,7 @@ def _presence() -> list[dashboard.Panel]:
             Query(f"time() - {per_run(f'diptych_train_last_step_timestamp_seconds{{{RUNS}}}', 'min')}", "{{run}}"),
             limits={60: WARNING, 300: BAD},
             decimals=1,
+            alerts=["DiptychStalled"],
         ),
         number(
             "Slowest rank",
@@ -93,6 +97,7 @@ def _presence() -> list[dashboard.Panel]:
             "s",
             Query(f"topk by (run) (1, {_BUSY})", "rank {{rank}} on {{node}}"),
             named=True,
+            alerts=["DiptychStraggler"],
         ),
         number(
             "Lost to the slowest rank",
@@ -178,6 +183,7 @@ def _processes() -> list[dashboard.Panel]:
             width=6,
             span=(0, 1),
             limits={0.0: BAD, 0.05: WARNING, 0.1: "green"},
+            alerts=["DiptychDiskLow"],
         ),
         lines(
             "Free bytes on disks",
@@ -186,5 +192,6 @@ def _processes() -> list[dashboard.Panel]:
             [Query(f"min by (node, place) ({_FREE})", _DISKS)],
             width=6,
             span=(0, None),
+            alerts=["DiptychDiskFilling"],
         ),
     ]

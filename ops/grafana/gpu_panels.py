@@ -1,5 +1,7 @@
 """What only GPUs have to show: each rank's own device, and all of a host by NVIDIA's exporter."""
 
+from collections.abc import Sequence
+
 from grafana_foundation_sdk.models import dashboard
 
 from ops.grafana.expressions import RANKS, rate
@@ -42,6 +44,7 @@ def _devices() -> list[dashboard.Panel]:
             [Query(f"diptych_device_temperature_celsius{{{RANKS}}}", _RANK)],
             width=6,
             limits={85: WARNING, 90: BAD},
+            alerts=["DiptychGpuHot"],
             gpu=True,
         ),
         lines(
@@ -60,8 +63,11 @@ def _dcgm() -> list[dashboard.Panel]:
     """What NVIDIA's DCGM exporter says of all GPUs of a host, ours or not."""
     hosts, name = 'Hostname=~"$host"', "{{Hostname}} GPU {{gpu}}"
 
-    def gpus(title: str, reads: str, unit: str, expr: str, most: float | None = None) -> dashboard.Panel:
-        return lines(title, f"{reads} From DCGM's exporter.", unit, [Query(expr, name)], span=(0, most), gpu=True)
+    def gpus(
+        title: str, reads: str, unit: str, expr: str, most: float | None = None, alerts: Sequence[str] = ()
+    ) -> dashboard.Panel:
+        reads = f"{reads} From DCGM's exporter."
+        return lines(title, reads, unit, [Query(expr, name)], span=(0, most), alerts=alerts, gpu=True)
 
     return [
         gpus(
@@ -71,7 +77,7 @@ def _dcgm() -> list[dashboard.Panel]:
             f"DCGM_FI_DEV_GPU_UTIL{{{hosts}}}",
             most=100,
         ),
-        gpus("Framebuffer", "Memory in use, by whatever process.", "decmbytes", f"DCGM_FI_DEV_FB_USED{{{hosts}}}"),
+        gpus("Framebuffer", "Memory in use, by whatever process.", "mbytes", f"DCGM_FI_DEV_FB_USED{{{hosts}}}"),
         gpus("GPU temperature", "Slowed down above the vendor's limit.", "celsius", f"DCGM_FI_DEV_GPU_TEMP{{{hosts}}}"),
         gpus("GPU power", "As drawn now.", "watt", f"DCGM_FI_DEV_POWER_USAGE{{{hosts}}}"),
         gpus(
@@ -79,12 +85,14 @@ def _dcgm() -> list[dashboard.Panel]:
             "0: none. Others are NVIDIA's numbers of faults; 79: fell off the bus.",
             "none",
             f"DCGM_FI_DEV_XID_ERRORS{{{hosts}}}",
+            alerts=["DiptychGpuXid"],
         ),
         gpus(
             "Slowed down by heat",
-            "Share of the time.",
+            "Share of the time; the counter is in nanoseconds.",
             "percentunit",
             f"{rate('DCGM_FI_DEV_THERMAL_VIOLATION', hosts)} / 1e9",
+            alerts=["DiptychGpuThrottled"],
         ),
         gpus("NVLink sent", "Bytes a second.", "Bps", f"DCGM_FI_PROF_NVLINK_TX_BYTES{{{hosts}}}"),
     ]

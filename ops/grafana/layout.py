@@ -7,15 +7,14 @@ from dataclasses import dataclass
 from grafana_foundation_sdk.cog.encoder import JSONEncoder
 from grafana_foundation_sdk.models import dashboard
 
-from ops.grafana.boards import Json
-from ops.grafana.panels import DATASOURCE
+from ops.grafana.boards import Json, panels_of
+from ops.grafana.panels import DATASOURCE, RUNBOOK
 
 COLUMNS = 24
 SCHEMA_VERSION = 41
 """Of Grafana 12.1; later ones migrate what they load."""
 VERSION = 1
 TAG = "diptych"
-RUNBOOK = "https://example.org/diptych/docs/runbook.md"
 
 
 @dataclass(frozen=True)
@@ -66,7 +65,7 @@ def board(name: str, reads: str, rows: Sequence[Row], *, ranks: bool, hosts: boo
         links=_links(),
     )
     loaded: Json = json.loads(JSONEncoder().encode(built))
-    for link in loaded["links"]:
+    for link in (*loaded["links"], *(link for panel in panels_of(loaded) for link in panel.get("links") or ())):
         del link["placement"]  # the SDK knows only of a menu, in which Grafana 12.3 and later would hide them
     return loaded
 

@@ -72,6 +72,7 @@ def _now() -> list[dashboard.Panel]:
             "none",
             Query(_logged("diptych_train_left_out_batches"), "{{run}}"),
             limits={1: WARNING, 5: BAD},
+            alerts=["DiptychBatchLeftOut"],
         ),
         number(
             "Overflows",
@@ -80,6 +81,7 @@ def _now() -> list[dashboard.Panel]:
             "none",
             Query(_logged("diptych_train_skipped_steps"), "{{run}}"),
             limits={20: WARNING, 200: BAD},
+            alerts=["DiptychOverflowStorm"],
         ),
         number(
             "Lost by a crash now",
@@ -100,6 +102,7 @@ def _task() -> list[dashboard.Panel]:
             "wrong. Only runs of equal global batch and temperature compare.",
             "suffix: nats",
             [Query(_logged("diptych_train_loss_nats"), "{{run}}")],
+            alerts=["DiptychLossNotFinite", "DiptychNotLearning"],
         ),
         lines(
             "Accuracies",
@@ -139,6 +142,7 @@ def _representation() -> list[dashboard.Panel]:
             "none",
             [_health("positive_similarity"), _health("negative_similarity")],
             width=6,
+            alerts=["DiptychCollapse"],
         ),
         lines(
             "Effective rank",
@@ -147,6 +151,7 @@ def _representation() -> list[dashboard.Panel]:
             [_health("effective_rank")],
             width=6,
             span=(0, None),
+            alerts=["DiptychCollapse"],
         ),
         lines(
             "Spread of features",
@@ -156,6 +161,7 @@ def _representation() -> list[dashboard.Panel]:
             [_health("feature_std")],
             width=6,
             span=(0, None),
+            alerts=["DiptychCollapse"],
         ),
     ]
 
@@ -210,6 +216,7 @@ def _checkpoints() -> list[dashboard.Panel]:
             [Query(_AGE, "{{run}}")],
             width=6,
             span=(0, None),
+            alerts=["DiptychCheckpointOld"],
         ),
         lines(
             "Size",
@@ -247,5 +254,6 @@ def _checkpoints() -> list[dashboard.Panel]:
             width=6,
             span=(0, None),
             limits={1: BAD},
+            alerts=["DiptychCheckpointFailing"],
         ),
     ]

@@ -4,12 +4,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from grafana_foundation_sdk.models import bargauge, common, dashboard, prometheus, stat, table, text, timeseries
+from grafana_foundation_sdk.models import bargauge, common, dashboard, prometheus, stat, text, timeseries
 
 from ops.grafana.boards import NEEDS_A_GPU
 
 DATASOURCE = common.DataSourceRef(type_val="prometheus", uid="${datasource}")
 NEUTRAL = "#5794F2"
+RUNBOOK = "https://example.org/diptych/docs/runbook.md"
+"""Stands for where a project's readers find docs/runbook.md; `python -m ops.grafana --runbook URL` replaces it."""
 GOOD, WARNING, BAD = "green", "orange", "red"
 
 
@@ -19,15 +21,6 @@ class Query:
 
     expr: str
     legend: str
-
-
-@dataclass(frozen=True)
-class Column:
-    """Of a table: one value for each rank."""
-
-    title: str
-    expr: str
-    unit: str
 
 
 Limits = Mapping[float, str]
@@ -46,6 +39,7 @@ def lines(
     span: tuple[float | None, float | None] = (None, None),
     limits: Limits | None = None,
     colours: Mapping[str, str] | None = None,
+    alerts: Sequence[str] = (),
     gpu: bool = False,
 ) -> dashboard.Panel:
     """Values over time.
@@ -61,6 +55,7 @@ def lines(
         span: ends of the y axis; None fits it to the values.
         limits: drawn as dashed lines.
         colours: of series, by their name; others have the palette's.
+        alerts: to whose sections of the runbook the panel links.
         gpu: nothing is to be seen without one.
     """
     style = common.GraphThresholdsStyleConfig(
@@ -80,7 +75,7 @@ def lines(
         min_val=span[0],
         max_val=span[1],
         color=dashboard.FieldColor(mode=dashboard.FieldColorModeId.PALETTE_CLASSIC),
-        thresholds=_thresholds(limits),
+        thresholds=thresholds_of(limits),
         custom=custom,
     )
     options = timeseries.Options(
@@ -93,11 +88,13 @@ def lines(
         tooltip=common.VizTooltipOptions(mode=common.TooltipDisplayMode.MULTI, sort=common.SortOrder.DESCENDING),
     )
     overrides = [
-        _override(name, "color", dashboard.FieldColor(mode=dashboard.FieldColorModeId.FIXED, fixed_color=colour))
+        override(name, "color", dashboard.FieldColor(mode=dashboard.FieldColorModeId.FIXED, fixed_color=colour))
         for name, colour in (colours or {}).items()
     ]
-    targets = [_target(query, number, kind="range") for number, query in enumerate(queries)]
-    return _panel("timeseries", title, reads, (width, height), defaults, options, targets, overrides, gpu=gpu)
+    targets = [target_of(query, number, kind="range") for number, query in enumerate(queries)]
+    panel = panel_of("timeseries", title, reads, (width, height), defaults, options, targets, overrides, gpu=gpu)
+    panel.links = [_runbook(alert) for alert in alerts]
+    return panel
 
 
 def number(
@@ -111,6 +108,7 @@ def number(
     limits: Limits | None = None,
     named: bool = False,
     decimals: int | None = None,
+    alerts: Sequence[str] = (),
 ) -> dashboard.Panel:
     """The latest value, large, coloured by the limits; one for each series, `named` also where there is only one."""
     options = stat.Options(
@@ -121,9 +119,11 @@ def number(
         orientation=common.VizOrientation.AUTO,
         reduce_options=common.ReduceDataOptions(calcs=["lastNotNull"], fields="", values=False),
     )
-    defaults = dashboard.FieldConfig(unit=unit, decimals=decimals, thresholds=_thresholds(limits))
-    targets = [_target(query, 0, kind="instant" if named else "range")]
-    return _panel("stat", title, reads, (width, height), defaults, options, targets)
+    defaults = dashboard.FieldConfig(unit=unit, decimals=decimals, thresholds=thresholds_of(limits))
+    targets = [target_of(query, 0, kind="instant" if named else "range")]
+    panel = panel_of("stat", title, reads, (width, height), defaults, options, targets)
+    panel.links = [_runbook(alert) for alert in alerts]
+    return panel
 
 
 def bars(
@@ -151,45 +151,14 @@ def bars(
         min_val=0,
         max_val=most,
         color=dashboard.FieldColor(mode=dashboard.FieldColorModeId.FIXED, fixed_color=NEUTRAL),
-        thresholds=_thresholds(None),
+        thresholds=thresholds_of(None),
     )
     overrides = [
-        _override(name, "color", dashboard.FieldColor(mode=dashboard.FieldColorModeId.FIXED, fixed_color=colour))
+        override(name, "color", dashboard.FieldColor(mode=dashboard.FieldColorModeId.FIXED, fixed_color=colour))
         for name, colour in (colours or {}).items()
     ]
-    targets = [_target(query, number, kind="instant") for number, query in enumerate(queries)]
-    return _panel("bargauge", title, reads, (width, height), defaults, options, targets, overrides)
-
-
-def rank_table(
-    title: str, reads: str, columns: Sequence[Column], *, width: int = 24, height: int = 9
-) -> dashboard.Panel:
-    """A line for each rank; the columns' answers are joined by run, node and rank."""
-    letters = [_letter(number) for number in range(len(columns))]
-    identity = ["run", "node", "rank"]
-    organize = {
-        "excludeByName": {"Time": True},
-        "renameByName": {f"Value #{letter}": column.title for letter, column in zip(letters, columns, strict=True)},
-        "indexByName": {
-            name: place for place, name in enumerate(identity + [f"Value #{letter}" for letter in letters])
-        },
-    }
-    targets = [_target(Query(column.expr, ""), number, kind="table") for number, column in enumerate(columns)]
-    panel = _panel(
-        "table",
-        title,
-        reads,
-        (width, height),
-        dashboard.FieldConfig(unit="short", custom=table.FieldConfig(filterable=True), thresholds=_thresholds(None)),
-        table.Options(cell_height=common.TableCellHeight.SM),
-        targets,
-        [_override(column.title, "unit", column.unit) for column in columns],
-    )
-    panel.transformations = [
-        dashboard.DataTransformerConfig(id_val="merge", options={}),
-        dashboard.DataTransformerConfig(id_val="organize", options=organize),
-    ]
-    return panel
+    targets = [target_of(query, number, kind="instant") for number, query in enumerate(queries)]
+    return panel_of("bargauge", title, reads, (width, height), defaults, options, targets, overrides)
 
 
 def words(title: str, markdown: str, *, width: int = 8, height: int = 4) -> dashboard.Panel:
@@ -204,7 +173,7 @@ def words(title: str, markdown: str, *, width: int = 8, height: int = 4) -> dash
     )
 
 
-def _panel(
+def panel_of(
     kind: str,
     title: str,
     reads: str,
@@ -216,6 +185,7 @@ def _panel(
     *,
     gpu: bool = False,
 ) -> dashboard.Panel:
+    """What all kinds have in common; `size` is columns and rows of the grid."""
     return dashboard.Panel(
         type_val=kind,
         title=title,
@@ -229,9 +199,19 @@ def _panel(
     )
 
 
-def _target(query: Query, number: int, *, kind: Literal["range", "instant", "table"]) -> prometheus.Dataquery:
+def _runbook(alert: str) -> dashboard.DashboardLink:
+    return dashboard.DashboardLink(
+        title=f"Runbook: {alert}",
+        type_val=dashboard.DashboardLinkType.LINK,
+        url=f"{RUNBOOK}#{alert.lower()}",
+        target_blank=True,
+    )
+
+
+def target_of(query: Query, number: int, *, kind: Literal["range", "instant", "table"]) -> prometheus.Dataquery:
+    """A query as a panel asks it: over the dashboard's range, or of now, for series or for lines of a table."""
     return prometheus.Dataquery(
-        ref_id=_letter(number),
+        ref_id=letter(number),
         datasource=DATASOURCE,
         expr=query.expr,
         legend_format=query.legend,
@@ -242,17 +222,20 @@ def _target(query: Query, number: int, *, kind: Literal["range", "instant", "tab
     )
 
 
-def _letter(number: int) -> str:
+def letter(number: int) -> str:
+    """By which a panel's query of this number, from 0, is known."""
     return "ABCDEFGHIJKLMNOPQRSTUVWXYZ"[number]
 
 
-def _thresholds(limits: Limits | None) -> dashboard.ThresholdsConfig:
+def thresholds_of(limits: Limits | None) -> dashboard.ThresholdsConfig:
+    """Limits as Grafana has them, with what is below all of them."""
     steps = [dashboard.Threshold(value=None, color=GOOD if limits else NEUTRAL)]
     steps += [dashboard.Threshold(value=value, color=colour) for value, colour in sorted((limits or {}).items())]
     return dashboard.ThresholdsConfig(mode=dashboard.ThresholdsMode.ABSOLUTE, steps=steps)
 
 
-def _override(name: str, what: str, value: object) -> dashboard.DashboardFieldConfigSourceOverrides:
+def override(name: str, what: str, value: object) -> dashboard.DashboardFieldConfigSourceOverrides:
+    """Set one property of the field that has this name."""
     return dashboard.DashboardFieldConfigSourceOverrides(
         matcher=dashboard.MatcherConfig(id_val="byName", options=name),
         properties=[dashboard.DynamicConfigValue(id_val=what, value=value)],

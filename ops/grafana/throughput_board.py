@@ -21,31 +21,8 @@ from ops.grafana.expressions import (
 )
 from ops.grafana.layout import Row, board
 from ops.grafana.panels import BAD, WARNING, Query, bars, lines, number, words
+from ops.grafana.stages import CAUSES, STAGE_COLOURS
 
-CAUSES = {
-    "data": "loader",
-    "agree": "slowest rank",
-    "augment": "views",
-    "forward|loss|backward|optimizer": "network",
-    "gather|all_reduce": "communication",
-    "evaluation": "watching",
-    "checkpoint": "checkpoints",
-}
-"""What a stage's time is owed to, by regular expressions of stages."""
-STAGE_COLOURS = {
-    "data": "#E02F44",
-    "agree": "#FF9830",
-    "augment": "#FADE2A",
-    "forward": "#1F60C4",
-    "gather": "#B877D9",
-    "loss": "#73BF69",
-    "backward": "#5794F2",
-    "all_reduce": "#8F3BB8",
-    "optimizer": "#37872D",
-    "evaluation": "#96D98D",
-    "checkpoint": "#808080",
-}
-"""Waiting is warm, communication violet, the network blue and green."""
 _BOUND_COLOURS = {
     "delivered": "#E02F44",
     "loader alone": "#FF9830",
@@ -120,6 +97,7 @@ def _verdict() -> list[dashboard.Panel]:
             height=5,
             limits={0.05: WARNING, 0.2: BAD},
             decimals=1,
+            alerts=["DiptychStarved"],
         ),
         number(
             "Done",
@@ -204,6 +182,7 @@ def _speed() -> list[dashboard.Panel]:
             "suffix: images/s",
             [Query(per_run(rate(_IMAGES, RUNS)), "{{run}}")],
             span=(0, None),
+            alerts=["DiptychThroughputDown"],
         ),
         lines(
             "Images/s of each rank",
@@ -241,6 +220,7 @@ def _arrival() -> list[dashboard.Panel]:
             ],
             width=6,
             span=(0, 1),
+            alerts=["DiptychQueueEmpty"],
         ),
         lines(
             "Waiting for a batch, per step",
