@@ -42,9 +42,9 @@ def amount(value: float, unit: str, decimals: int | None = None) -> str:
 
 
 def digits(value: float, decimals: int | None = None) -> str:
-    """A number of so many digits after the point, or of three significant ones."""
-    if decimals is not None:
-        return f"{value:.{decimals}f}"
-    if value == 0 or not 1e-3 <= abs(value) < 1e6:
+    """A number of so many digits after the point, or of three significant ones; whole numbers as they are."""
+    if decimals is not None or value.is_integer():
+        return f"{value:.{decimals or 0}f}"
+    if not 1e-3 <= abs(value) < 1e6:
         return f"{value:.3g}"
     return f"{value:.{max(0, 2 - math.floor(math.log10(abs(value))))}f}"

@@ -15,6 +15,7 @@ _SKIPPED = per_run(f"diptych_data_samples_skipped_total{{{RUNS}}}")
 _MADE = per_run(f"{_IMAGES}{{{RUNS}}}")
 _DAMAGED = f"({_SKIPPED} or 0 * {_MADE}) / {_MADE}"
 _HITS = ratio(per_run(rate(_IMAGES, RUNS, 'source="cached"')), per_run(rate(_IMAGES, RUNS)))
+_WORK = 'stage!="blocked"'
 _RANK = "{{run}} rank {{rank}}"
 LOADER_COLOURS = {
     "read": "#FF9830",
@@ -108,20 +109,27 @@ def _now() -> list[dashboard.Panel]:
 
 
 def _thread() -> list[dashboard.Panel]:
-    per_step = (
-        f"sum by (run, stage) ({rate(_LOADER, RUNS)}) / on (run) group_left () sum by (run) ({rate(STEPS, RUNS)})"
-    )
+    steps = f"/ on (run) group_left () sum by (run) ({rate(STEPS, RUNS)})"
+    all_of_it = f"/ on (run) group_left () sum by (run) ({rate(_LOADER, RUNS)})"
     return [
         lines(
-            "The loader's seconds per step, by stage",
-            "read from shards, decode, gather from decoded canvases, transfer to the device, draw what the views "
-            "are, blocked because the queue was full. The stack is as high as a step is long; while blocked is there, "
-            "the loader has time to spare.",
+            "The loader's work for a step, by stage",
+            "Seconds to read from shards, decode, gather from decoded canvases, transfer to the device and draw what "
+            "the views are. What is highest is what to make faster, if the loader limits.",
             "s",
-            [Query(per_step, "{{stage}}")],
-            width=12,
+            [Query(f"sum by (run, stage) ({rate(_LOADER, RUNS, _WORK)}) {steps}", "{{stage}}")],
             stacked=True,
             span=(0, None),
+            colours=LOADER_COLOURS,
+        ),
+        lines(
+            "The loader's time",
+            "Shares of its thread's time. blocked: the queue was full, and it waited; as long as that is there, it has "
+            "time to spare.",
+            "percentunit",
+            [Query(f"sum by (run, stage) ({rate(_LOADER, RUNS)}) {all_of_it}", "{{stage}}")],
+            stacked=True,
+            span=(0, 1),
             colours=LOADER_COLOURS,
         ),
         lines(
@@ -129,7 +137,6 @@ def _thread() -> list[dashboard.Panel]:
             "Decoded anew, or gathered from canvases that were decoded before.",
             "suffix: images/s",
             [Query(f"sum by (source) ({rate(_IMAGES, RUNS)})", "{{source}}")],
-            width=12,
             stacked=True,
             span=(0, None),
             colours=SOURCE_COLOURS,

@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.ticker import FuncFormatter, MaxNLocator
+from matplotlib.ticker import FuncFormatter, MaxNLocator, MultipleLocator
 
 from ops.grafana.amounts import amount, digits, scale
 from ops.grafana.answers import Series, Span, at_an_instant, over_a_range
@@ -18,6 +18,10 @@ PALETTE = ("#37872D", "#E0B400", "#1F60C4", "#FA6400", "#C4162A", "#8F3BB8", "#3
 NAMED = {"green": "#37872D", "orange": "#E8850C", "red": "#C4162A"}
 INK, FAINT, GRID, EMPTY = "#24292E", "#6E7680", "#E4E6E8", "#EEF0F1"
 _LEGEND_LINE = 15
+_TIME_STEPS = (5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 14400, 43200, 86400, 10**9)
+"""Seconds between marks of a time axis."""
+_LEAST_APART = 70
+"""Pixels between them."""
 Named = list[tuple[str, Series]]
 """Answers, by what the legend calls them."""
 
@@ -83,20 +87,25 @@ def _legend_places(names: Sequence[str], width: float) -> list[tuple[float, int]
 
 
 def _scale(plot: Axes, defaults: Json, span: Span) -> None:
+    logarithmic = defaults["custom"].get("scaleDistribution", {}).get("type") == "log"
+    if logarithmic:
+        plot.set_yscale("log")
     low, high = plot.get_ylim()
     if plot.dataLim.height == 0:  # a level line: matplotlib would show its last digits
         low, high = low - 0.1 * abs(low), high + 0.1 * abs(high) + (plot.dataLim.y1 == 0)
     low, high = defaults.get("min", low), defaults.get("max", low + 1.06 * (high - low))
     factor, name = scale(max(abs(low), abs(high)), defaults["unit"])
-    ticks = [tick * factor for tick in MaxNLocator(5).tick_values(low / factor, high / factor)]
-    plot.set_yticks([tick for tick in ticks if low <= tick <= high])
+    if not logarithmic:
+        ticks = [tick * factor for tick in MaxNLocator(5).tick_values(low / factor, high / factor)]
+        plot.set_yticks([tick for tick in ticks if low <= tick <= high])
     ends = "" if defaults["unit"].startswith("suffix:") else name  # the title says it
     plot.yaxis.set_major_formatter(FuncFormatter(lambda value, _: _tick(value / factor, ends)))
     for step in defaults["thresholds"]["steps"]:
         if step["value"] is not None and low < step["value"] <= high:
             plot.axhline(step["value"], color=NAMED[step["color"]], lw=1, ls="--")
     plot.set(xlim=(span.end - span.seconds, span.end), ylim=(low, high))
-    plot.xaxis.set_major_locator(MaxNLocator(4 if plot.bbox.width < 400 else 6))
+    apart = [step for step in _TIME_STEPS if step > span.seconds / plot.bbox.width * _LEAST_APART]
+    plot.xaxis.set_major_locator(MultipleLocator(apart[0]))
     plot.xaxis.set_major_formatter(FuncFormatter(lambda time, _: f"{datetime.fromtimestamp(time, UTC):%H:%M:%S}"))
     plot.grid(color=GRID, lw=0.7)
     plot.set_axisbelow(True)
@@ -156,7 +165,7 @@ def _colour_of(defaults: Json, value: float) -> str:
 def _bars(panel: Json, answers: Named, card: Card) -> None:
     defaults = panel["fieldConfig"]["defaults"]
     colours = _colours(panel, [name for name, _ in answers])
-    plot = card.axes(84, 4, 56, 4)
+    plot = card.axes(84, 4, 60, 4)
     full = defaults.get("max") or max(float(series.values[-1]) for _, series in answers) or 1.0
     for place, (name, series) in enumerate(answers):
         value = float(series.values[-1])

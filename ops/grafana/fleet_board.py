@@ -21,6 +21,7 @@ from ops.grafana.panels import BAD, WARNING, Query, lines, number
 from ops.grafana.rank_table import Column, rank_table
 
 _UP = f'up{{job="diptych", {RUNS}}}'
+_LAST_STEP = f"diptych_train_last_step_timestamp_seconds{{{RUNS}}} > 0 or diptych_run_start_timestamp_seconds{{{RUNS}}}"
 _BUSY = rank_seconds_per_step(WORKING)
 _WAITS = rank_seconds_per_step(WAITING)
 _STEP_SECONDS = ratio(per_rank(rate("diptych_train_step_seconds_sum", RANKS)), per_rank(rate(STEPS, RANKS)))
@@ -83,9 +84,10 @@ def _presence() -> list[dashboard.Panel]:
         ),
         number(
             "Since the last step",
-            "Of the rank that has waited longest. Far above the time of a step: the run stands still.",
+            "Of the rank that has waited longest; before the first step, since the start. Far above the time of a step "
+            "and between two scrapes: the run stands still.",
             "s",
-            Query(f"time() - {per_run(f'diptych_train_last_step_timestamp_seconds{{{RUNS}}}', 'min')}", "{{run}}"),
+            Query(f"time() - {per_run(_LAST_STEP, 'min')}", "{{run}}"),
             limits={60: WARNING, 300: BAD},
             decimals=1,
             alerts=["DiptychStalled"],

@@ -47,7 +47,7 @@ def draw_board(board: Json, span: Span, path: Path) -> None:
                 draw_panel(panel, span, card.within(10, 30, 10, 8))
         written = io.BytesIO()
         figure.savefig(written, format="png", facecolor=PAPER)
-    Image.open(written).convert("RGB").quantize(128, dither=Image.Dither.NONE).save(path, optimize=True)
+    Image.open(written).convert("RGB").quantize(256, dither=Image.Dither.NONE).save(path, optimize=True)
 
 
 def _runs(span: Span) -> str:

@@ -36,6 +36,7 @@ def lines(
     width: int = 8,
     height: int = 8,
     stacked: bool = False,
+    logarithmic: bool = False,
     span: tuple[float | None, float | None] = (None, None),
     limits: Limits | None = None,
     colours: Mapping[str, str] | None = None,
@@ -52,6 +53,7 @@ def lines(
         width: in columns of 24.
         height: in rows of 30 pixels.
         stacked: one upon the other, as filled areas.
+        logarithmic: powers of ten on the y axis.
         span: ends of the y axis; None fits it to the values.
         limits: drawn as dashed lines.
         colours: of series, by their name; others have the palette's.
@@ -69,6 +71,9 @@ def lines(
         span_nulls=False,
         stacking=common.StackingConfig(mode=common.StackingMode.NORMAL) if stacked else None,
         thresholds_style=style,
+        scale_distribution=(
+            common.ScaleDistributionConfig(type_val=common.ScaleDistribution.LOG, log=10) if logarithmic else None
+        ),
     )
     defaults = dashboard.FieldConfig(
         unit=unit,

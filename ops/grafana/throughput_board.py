@@ -33,7 +33,7 @@ _DONE = per_run(f"diptych_run_step{{{RUNS}}}", "max")
 _TOTAL = per_run(f"diptych_run_total_steps{{{RUNS}}}", "max")
 _IMAGES = "diptych_train_images_total"
 _REMEDIES = """\
-- **loader**: more `data.decode_threads`, a cache, a nearer disk: see Data
+- **loader**: more `data.decode_threads`, a cache, a nearer disk
 - **slowest rank**: Fleet names it
 - **views**: `views.compile`, or more cores
 - **network**: good, the device learns
@@ -147,12 +147,12 @@ def _time() -> list[dashboard.Panel]:
             "Images/s of the loader's thread if nobody made it wait, of the views, and of the update (forward to "
             "optimizer) if they were all there is: the slowest rank's, times the ranks. Views and update share a "
             "device, the loader works beside them: what is delivered comes near the loader's line where that is the "
-            "lowest, else near the two others' combination.",
+            "lowest, else near the two others' combination. The axis is logarithmic.",
             "suffix: images/s",
             _bounds(),
             width=8,
             height=10,
-            span=(0, None),
+            logarithmic=True,
             colours=_BOUND_COLOURS,
         ),
     ]

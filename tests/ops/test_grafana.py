@@ -194,12 +194,13 @@ def test_grafana_is_provisioned_with_what_is_here() -> None:
         (0.0, "s", None, "0 s"),
         (5400.0, "s", None, "1.50 hours"),
         (0.283, "percentunit", 0, "28%"),
-        (3 * 1024**3, "bytes", None, "3.00 GiB"),
+        (3 * 1024**3, "bytes", None, "3 GiB"),
         (2.5e6, "Bps", None, "2.50 MB/s"),
         (1234.0, "suffix: images/s", None, "1234 images/s"),
         (0.0, "bool_yes_no", None, "No"),
         (float("nan"), "s", None, "nan"),
-        (4.0, "none", None, "4.00"),
+        (4.0, "none", None, "4"),
+        (0.1234, "none", None, "0.123"),
     ],
 )
 def test_amounts_are_written_with_their_unit(value: float, unit: str, decimals: int | None, written: str) -> None:

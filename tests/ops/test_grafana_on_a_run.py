@@ -62,8 +62,8 @@ def data_with_a_damaged_sample(directory: Path) -> Path:
 def wait_for_scrapes(span: Span, directory: Path) -> Span:
     """Until every rank has been scraped often enough, and a checkpoint written; returns the span up to now."""
     deadline = time.monotonic() + 120
-    seen = f"count(count_over_time(diptych_checkpoint_write_seconds_count[{SCRAPES}s]) >= {SCRAPES - 1})"
-    ready = f"({seen} == 2) and on () diptych_checkpoint_write_seconds_count > 0"
+    seen = f"count(count_over_time(diptych_train_epoch[{SCRAPES}s]) >= {SCRAPES - 1})"
+    ready = f"({seen} == 2) and on () diptych_checkpoint_write_seconds_count > 1"
     while True:
         now = replace(span, end=time.time())
         try:
@@ -131,7 +131,7 @@ def value(expression: str, span: Span) -> float:
 
 
 def query(board: str, title: str, legend: str | None = None) -> str:
-    """The expression of a panel."""
+    """The expression of the first panel of this title."""
     (found,) = [
         str(target["expr"])
         for each in committed_boards()
@@ -140,7 +140,7 @@ def query(board: str, title: str, legend: str | None = None) -> str:
         if panel["title"] == title
         for target in panel["targets"]
         if legend in (None, target["legendFormat"])
-    ]
+    ][:1]
     return found
 
 
@@ -200,6 +200,16 @@ def test_the_fleet_is_two_ranks_on_one_node(watched: Span) -> None:
     assert value(query("fleet", "Ranks that do not"), watched) == 0
     assert value(query("fleet", "Nodes"), watched) == 1
     assert value(query("fleet", "Since the last step"), watched) < 30
+
+
+def test_what_is_not_known_yet_is_not_shown(watched: Span) -> None:
+    epochs, losses, ages = (
+        over_a_range(query("learning", title), replace(watched, seconds=120))
+        for title in ("Epoch", "Loss", "Lost by a crash now")
+    )
+    assert epochs[0].values.min() > 0
+    assert losses[0].values.min() > 1
+    assert 0 <= ages[0].values.min() <= ages[0].values.max() < 120
 
 
 def test_the_damaged_sample_is_seen(watched: Span) -> None:
