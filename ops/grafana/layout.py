@@ -15,6 +15,8 @@ SCHEMA_VERSION = 41
 """Of Grafana 12.1; later ones migrate what they load."""
 VERSION = 1
 TAG = "diptych"
+_LABEL_VALUES = 1
+"""Kind of a variable's query, by which Grafana's editor knows how to show it."""
 
 
 @dataclass(frozen=True)
@@ -115,7 +117,7 @@ def _choice(name: str, label: str, query: str) -> dashboard.VariableModel:
         name=name,
         label=label,
         datasource=DATASOURCE,
-        query={"query": query, "refId": f"variable-{name}"},
+        query={"qryType": _LABEL_VALUES, "query": query, "refId": "PrometheusVariableQueryEditor-VariableQuery"},
         definition=query,
         current=dashboard.VariableOption(selected=True, text=["All"], value=["$__all"]),
         multi=True,

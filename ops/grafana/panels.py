@@ -69,7 +69,7 @@ def lines(
         fill_opacity=60 if stacked else 0,
         show_points=common.VisibilityMode.NEVER,
         span_nulls=False,
-        stacking=common.StackingConfig(mode=common.StackingMode.NORMAL) if stacked else None,
+        stacking=common.StackingConfig(mode=common.StackingMode.NORMAL, group="A") if stacked else None,
         thresholds_style=style,
         scale_distribution=(
             common.ScaleDistributionConfig(type_val=common.ScaleDistribution.LOG, log=10) if logarithmic else None
