@@ -187,6 +187,17 @@ def test_grafana_is_provisioned_with_what_is_here() -> None:
     assert (provider["type"], provider["options"]["path"]) == ("file", "/etc/grafana/dashboards")
 
 
+def test_compose_mounts_them_where_grafana_is_told_to_look() -> None:
+    compose = DASHBOARDS.parents[1] / "compose.yaml"
+    if not compose.exists():
+        pytest.skip("there is no ops/compose.yaml yet")
+    volumes = yaml.safe_load(compose.read_text())["services"]["grafana"]["volumes"]
+    places = dict(str(volume).split(":")[:2] for volume in volumes)
+    (provider,) = yaml.safe_load((PROVISIONING / "dashboards" / "diptych.yaml").read_text())["providers"]
+    assert places["./grafana/provisioning"] == "/etc/grafana/provisioning"
+    assert places["./grafana/dashboards"] == provider["options"]["path"]
+
+
 @pytest.mark.parametrize(
     ("value", "unit", "decimals", "written"),
     [
