@@ -93,7 +93,8 @@ def _scale(plot: Axes, defaults: Json, span: Span) -> None:
     low, high = plot.get_ylim()
     if plot.dataLim.height == 0:  # a level line: matplotlib would show its last digits
         low, high = low - 0.1 * abs(low), high + 0.1 * abs(high) + (plot.dataLim.y1 == 0)
-    low, high = defaults.get("min", low), defaults.get("max", low + 1.06 * (high - low))
+    low = defaults.get("min", low)
+    high = defaults.get("max", max(high, low + 1.06 * (plot.dataLim.y1 - low)))
     factor, name = scale(max(abs(low), abs(high)), defaults["unit"])
     if not logarithmic:
         ticks = [tick * factor for tick in MaxNLocator(5).tick_values(low / factor, high / factor)]
@@ -109,7 +110,7 @@ def _scale(plot: Axes, defaults: Json, span: Span) -> None:
     plot.xaxis.set_major_formatter(FuncFormatter(lambda time, _: f"{datetime.fromtimestamp(time, UTC):%H:%M:%S}"))
     plot.grid(color=GRID, lw=0.7)
     plot.set_axisbelow(True)
-    plot.tick_params(length=0, labelsize=7.5, labelcolor=FAINT)
+    plot.tick_params(which="both", length=0, labelsize=7.5, labelcolor=FAINT)
     for side in plot.spines.values():
         side.set_visible(False)
 
