@@ -3,7 +3,7 @@
 import logging
 import ssl
 
-from prometheus_client import start_http_server
+from prometheus_client import CollectorRegistry, start_http_server
 
 from train.config import MetricsConfig
 from train.errors import RunError
@@ -11,12 +11,13 @@ from train.errors import RunError
 logger = logging.getLogger(__name__)
 
 
-def start_exporter(config: MetricsConfig, port: int) -> bool:
+def start_exporter(config: MetricsConfig, port: int, registry: CollectorRegistry) -> bool:
     """Listen for scrapes in a thread; a busy port is a warning, because training is worth more than watching it.
 
     Args:
         config: where, and for whom.
         port: TCP port of this rank.
+        registry: of what is on the page.
 
     Returns:
         Whether it listens.
@@ -25,6 +26,7 @@ def start_exporter(config: MetricsConfig, port: int) -> bool:
         start_http_server(
             port,
             addr=config.address,
+            registry=registry,
             certfile=config.tls_certificate or None,
             keyfile=config.tls_key or None,
             client_cafile=config.tls_client_ca or None,

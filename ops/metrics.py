@@ -7,6 +7,8 @@ that Prometheus scrapes (ops/targets.py).
 import prometheus_client
 from prometheus_client import Counter, Gauge, Histogram, Info, Summary
 
+Metric = Counter | Gauge | Histogram | Info | Summary
+
 # The text format's _created series double the page, and no query of ours reads them.
 prometheus_client.disable_created_metrics()  # type: ignore[no-untyped-call]  # the library leaves it untyped
 
@@ -57,8 +59,7 @@ HEALTH = Gauge(
 
 LAST_CHECKPOINT = Gauge(
     "diptych_checkpoint_last_timestamp_seconds",
-    "Unix time of the last complete checkpoint; before there is one, of the process's start. Rank 0 only, as are all "
-    "of checkpoints.",
+    "Unix time of the last complete checkpoint; before there is one, of the process's start.",
 )
 CHECKPOINT_STEP = Gauge("diptych_checkpoint_last_step", "Updates made when the last complete checkpoint was taken.")
 CHECKPOINT_SECONDS = Summary("diptych_checkpoint_write_seconds", "Seconds of the background thread per checkpoint.")
@@ -97,3 +98,8 @@ DEVICE_UTILIZATION = Gauge(
 )
 DEVICE_TEMPERATURE = Gauge("diptych_device_temperature_celsius", "Of the device's chip. Needs nvidia-ml-py.")
 DEVICE_POWER = Gauge("diptych_device_power_watts", "That the device draws. Needs nvidia-ml-py.")
+
+
+def defined() -> list[Metric]:
+    """All of the above, in order."""
+    return [value for value in globals().values() if isinstance(value, Metric)]

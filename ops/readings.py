@@ -7,9 +7,9 @@ from collections.abc import Callable
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
 
 import torch
+from prometheus_client import Gauge
 
 from ops.metrics import (
     DEVICE_MEMORY,
@@ -24,24 +24,33 @@ from train.config import PretrainConfig
 logger = logging.getLogger(__name__)
 
 
-def read_disks(config: PretrainConfig) -> None:
-    """Room on the file systems of the run directory and of the caches; NaN where they do not answer."""
+def read_disks(config: PretrainConfig) -> list[Gauge]:
+    """Room on the file systems of the run directory and of the caches; NaN where they do not answer.
+
+    Returns:
+        The gauges that have values from now on.
+    """
     places = {"run": Path(config.run_dir), "cache": Path(config.data.cache_dir).expanduser()}
     for place, path in places.items():
         DISK_FREE.labels(place).set_function(partial(_disk, path, "free"))
         DISK_SIZE.labels(place).set_function(partial(_disk, path, "total"))
+    return [DISK_FREE, DISK_SIZE]
 
 
-def read_device(device: torch.device) -> None:
-    """Memory of a CUDA device; its utilisation, temperature and power where nvidia-ml-py is installed."""
+def read_device(device: torch.device) -> list[Gauge]:
+    """Memory of a CUDA device; its utilisation, temperature and power where nvidia-ml-py is installed.
+
+    Returns:
+        The gauges that have values from now on.
+    """
     if device.type != "cuda":
-        return
+        return []
     DEVICE_MEMORY.labels("allocated").set_function(partial(torch.cuda.memory_allocated, device))
     DEVICE_MEMORY.labels("reserved").set_function(partial(torch.cuda.memory_reserved, device))
     DEVICE_MEMORY.labels("peak").set_function(partial(torch.cuda.max_memory_allocated, device))
     DEVICE_MEMORY.labels("size").set(torch.cuda.get_device_properties(device).total_memory)
     if find_spec("pynvml") is None:
-        return
+        return [DEVICE_MEMORY]
     import pynvml
 
     uuid = f"GPU-{torch.cuda.get_device_properties(device).uuid}"  # numbers differ under CUDA_VISIBLE_DEVICES
@@ -50,14 +59,15 @@ def read_device(device: torch.device) -> None:
         handle = pynvml.nvmlDeviceGetHandleByUUID(uuid)
     except pynvml.NVMLError as error:
         logger.warning("utilisation, temperature and power of the device are not among the metrics (%s)", error)
-        return
-    answers: dict[Any, Callable[[], float]] = {
+        return [DEVICE_MEMORY]
+    answers: dict[Gauge, Callable[[], float]] = {
         DEVICE_UTILIZATION: lambda: pynvml.nvmlDeviceGetUtilizationRates(handle).gpu / 100,
         DEVICE_TEMPERATURE: lambda: pynvml.nvmlDeviceGetTemperature(handle, pynvml.NVML_TEMPERATURE_GPU),
         DEVICE_POWER: lambda: pynvml.nvmlDeviceGetPowerUsage(handle) / 1000,
     }
     for gauge, ask in answers.items():
         gauge.set_function(partial(_or_nan, ask, pynvml.NVMLError))
+    return [DEVICE_MEMORY, *answers]
 
 
 def _disk(path: Path, what: str) -> float:

@@ -5,9 +5,11 @@ import time
 from importlib.metadata import version
 
 import torch
+from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector, ProcessCollector
 
 from ops import metrics
 from ops.exporter import start_exporter
+from ops.metrics import Metric
 from ops.readings import read_device, read_disks
 from ops.targets import remove_target, write_target
 from pipelines.prefetch import Occupancy
@@ -15,6 +17,38 @@ from train.checkpoint_writer import Written
 from train.config import PretrainConfig
 from train.loop import StepRecord
 from train.ranks import Ranks
+
+_FROM_THE_START = (
+    metrics.RUN,
+    metrics.RUN_START,
+    metrics.RESTARTS,
+    metrics.RANKS,
+    metrics.TOTAL_STEPS,
+    metrics.RUN_STEP,
+    metrics.IMAGES,
+    metrics.STEPS,
+    metrics.STEP_SECONDS,
+    metrics.DATA_WAIT,
+    metrics.STAGE_SECONDS,
+    metrics.TEMPERATURE,
+    metrics.SKIPPED,
+    metrics.BUDGET,
+    metrics.LOADER_SECONDS,
+    metrics.LOADER_IMAGES,
+    metrics.BYTES_READ,
+    metrics.BYTES_FETCHED,
+    metrics.QUEUE,
+    metrics.QUEUE_CAPACITY,
+)
+_FROM_THE_FIRST_LINE = (
+    metrics.LOSS,
+    metrics.LEARNING_RATE,
+    metrics.GRADIENT_NORM,
+    metrics.EPOCH,
+    metrics.OVERFLOWS,
+    metrics.LEFT_OUT,
+    metrics.HEALTH,
+)
 
 
 class TrainingMetrics:
@@ -42,6 +76,7 @@ class TrainingMetrics:
         """
         self._config, self._ranks = config, ranks
         self._blocked_seconds = 0.0
+        self._on_page: set[Metric] = set()
         metrics.RUN.info(
             {
                 "run_dir": config.run_dir,
@@ -66,10 +101,15 @@ class TrainingMetrics:
         metrics.QUEUE_CAPACITY.set(config.data.prefetch_batches)
         if ranks.rank == 0:
             metrics.LAST_CHECKPOINT.set(now)
-        read_disks(config)
-        read_device(device)
+        self.page = CollectorRegistry()
+        """What is served: metrics that have a value on this rank."""
+        for collect in (ProcessCollector, PlatformCollector, GCCollector):
+            collect(registry=self.page)
+        self._add(*_FROM_THE_START, *read_disks(config), *read_device(device))
+        if ranks.rank == 0:
+            self._add(metrics.LAST_CHECKPOINT, metrics.CHECKPOINT_FAILURES, metrics.CHECKPOINT_FAILING)
         port = config.metrics.port + local_rank
-        self._served = config.metrics.port > 0 and start_exporter(config.metrics, port)
+        self._served = config.metrics.port > 0 and start_exporter(config.metrics, port, self.page)
         if self._served:
             write_target(config, ranks, port)
 
@@ -104,7 +144,9 @@ class TrainingMetrics:
         metrics.BYTES_READ.inc(step.work.bytes_read)
         metrics.BYTES_FETCHED.inc(step.work.bytes_fetched)
         metrics.QUEUE.set(loader.ready)
+        self._add(metrics.LAST_STEP)
         if step.log is not None:
+            self._add(*_FROM_THE_FIRST_LINE)
             metrics.LOSS.set(step.log.loss)
             metrics.LEARNING_RATE.set(step.log.learning_rate)
             metrics.EPOCH.set(step.log.epoch)
@@ -112,8 +154,10 @@ class TrainingMetrics:
             metrics.OVERFLOWS.set(step.log.skipped_steps)
             metrics.LEFT_OUT.set(step.log.left_out_batches)
             if step.log.largest_trust_ratio is not None:
+                self._add(metrics.TRUST_RATIO)
                 metrics.TRUST_RATIO.set(step.log.largest_trust_ratio)
             if step.log.probe_top1 is not None:
+                self._add(metrics.PROBE_TOP1)
                 metrics.PROBE_TOP1.set(step.log.probe_top1)
             for name, value in step.log.health.items():
                 metrics.HEALTH.labels(name).set(value)
@@ -124,7 +168,15 @@ class TrainingMetrics:
         if attempt.error is not None:
             metrics.CHECKPOINT_FAILURES.inc()
             return
+        self._add(metrics.CHECKPOINT_STEP, metrics.CHECKPOINT_SECONDS, metrics.CHECKPOINT_BYTES)
         metrics.LAST_CHECKPOINT.set(time.time())
         metrics.CHECKPOINT_STEP.set(attempt.step)
         metrics.CHECKPOINT_SECONDS.observe(attempt.seconds)
         metrics.CHECKPOINT_BYTES.set(attempt.bytes)
+
+    def _add(self, *named: Metric) -> None:
+        """To the page, from now on: a gauge that was never set would say 0 there."""
+        for metric in named:
+            if metric not in self._on_page:
+                self.page.register(metric)
+                self._on_page.add(metric)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
 from model.collectives import all_gather, all_reduce
 from model.loss import contrastive_loss
@@ -65,7 +66,7 @@ class Trainer:
         self.statistics = RunningStatistics(self.model)
         self.watch = NonFiniteWatch(self.accelerator.device, self.config.metrics.log_every_steps)
         self.skipped_steps = torch.zeros((), device=self.accelerator.device)
-        if self.accelerator.num_processes > 1:
+        if isinstance(self.model, DistributedDataParallel):
             # The stem's gradient is the last of a backward; what follows is waiting for the other ranks' gradients.
             stem = next(parameter for parameter in self.model.parameters() if parameter.requires_grad)
             stem.register_post_accumulate_grad_hook(self._gradients_are_there)

@@ -7,7 +7,9 @@ import urllib.request
 from pathlib import Path
 
 import pytest
+from prometheus_client import REGISTRY
 
+import ops.metrics  # noqa: F401  # what is served
 from ops.exporter import refuse_bad_certificates, start_exporter
 from train.config import MetricsConfig
 from train.errors import RunError
@@ -30,7 +32,7 @@ def certificate(directory: Path, name: str) -> tuple[str, str]:
 
 def test_the_page_is_served_on_loopback_alone() -> None:
     port = free_port()
-    assert start_exporter(MetricsConfig(), port)
+    assert start_exporter(MetricsConfig(), port, REGISTRY)
     with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics") as answer:
         assert "diptych_train_images_total" in answer.read().decode()
     with socket.socket() as other, pytest.raises(OSError, match="refused"):
@@ -43,7 +45,7 @@ def test_a_busy_port_is_a_warning(caplog: pytest.LogCaptureFixture) -> None:
         taken.listen()
         port = taken.getsockname()[1]
         with caplog.at_level(logging.WARNING):
-            assert not start_exporter(MetricsConfig(), port)
+            assert not start_exporter(MetricsConfig(), port, REGISTRY)
     assert f"no metrics on 127.0.0.1:{port}" in caplog.text
     assert "choose another --metrics.port" in caplog.text
 
@@ -54,7 +56,7 @@ def test_with_a_certificate_the_page_is_served_by_https_to_known_clients_only(tm
     config = MetricsConfig(tls_certificate=ours, tls_key=key, tls_client_ca=client)
     refuse_bad_certificates(config)
     port = free_port()
-    assert start_exporter(config, port)
+    assert start_exporter(config, port, REGISTRY)
     url = f"https://127.0.0.1:{port}/metrics"
     context = ssl.create_default_context(cafile=ours)
     with pytest.raises((urllib.error.URLError, OSError)):

@@ -16,9 +16,9 @@ from train.loop import StepRecord
 from train.ranks import Ranks
 
 
-def training_metrics(run_dir: Path) -> TrainingMetrics:
+def training_metrics(run_dir: Path, rank: int = 0) -> TrainingMetrics:
     config = PretrainConfig(run_dir=str(run_dir), metrics=MetricsConfig(port=0))
-    return TrainingMetrics(config, Ranks(), local_rank=0, device=torch.device("cpu"), last_step=100, starts=3)
+    return TrainingMetrics(config, Ranks(rank=rank), local_rank=0, device=torch.device("cpu"), last_step=100, starts=3)
 
 
 def step(number: int, log: LogLine | None = None) -> StepRecord:
@@ -120,6 +120,27 @@ def test_a_disk_that_does_not_answer_costs_one_number_and_not_the_page(
     page = generate_latest(REGISTRY).decode()
     assert 'diptych_disk_free_bytes{place="run"} NaN' in page
     assert "diptych_train_images_total" in page
+
+
+def test_what_has_no_value_is_not_on_the_page(tmp_path: Path) -> None:
+    metrics = training_metrics(tmp_path)
+    page = generate_latest(metrics.page).decode()
+    assert "diptych_train_images_total" in page
+    assert "process_resident_memory_bytes" in page
+    assert "diptych_checkpoint_last_timestamp_seconds" in page
+    later = ("diptych_train_loss", "diptych_probe_top1", "diptych_train_last_step", "diptych_checkpoint_last_step")
+    assert not [name for name in (*later, "diptych_device") if name in page]
+    metrics.record(step(2, LINE), Occupancy(ready=2, blocked_seconds=0.0))
+    metrics.checkpoint_attempted(Written(step=2, seconds=0.5, bytes=1000, error=None))
+    page = generate_latest(metrics.page).decode()
+    assert not [name for name in later if name not in page]
+    assert "diptych_device" not in page  # there is none
+
+
+def test_ranks_other_than_0_tell_nothing_of_checkpoints(tmp_path: Path) -> None:
+    page = generate_latest(training_metrics(tmp_path, rank=1).page).decode()
+    assert "diptych_train_images_total" in page
+    assert "diptych_checkpoint" not in page
 
 
 def test_attempts_at_checkpoints_are_told(tmp_path: Path) -> None:
