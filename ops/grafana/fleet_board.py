@@ -21,7 +21,7 @@ from ops.grafana.panels import BAD, WARNING, Query, lines, number
 from ops.grafana.rank_table import Column, rank_table
 
 _UP = f'up{{job="diptych", {RUNS}}}'
-_LAST_STEP = f"diptych_train_last_step_timestamp_seconds{{{RUNS}}} > 0 or diptych_run_start_timestamp_seconds{{{RUNS}}}"
+_LAST_STEP = f"diptych_train_last_step_timestamp_seconds{{{RUNS}}} or diptych_run_start_timestamp_seconds{{{RUNS}}}"
 _BUSY = rank_seconds_per_step(WORKING)
 _WAITS = rank_seconds_per_step(WAITING)
 _STEP_SECONDS = ratio(per_rank(rate("diptych_train_step_seconds_sum", RANKS)), per_rank(rate(STEPS, RANKS)))

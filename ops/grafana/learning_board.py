@@ -27,9 +27,8 @@ def learning_board() -> Json:
 
 
 def _logged(metric: str, *selectors: str) -> str:
-    """A number of the last log line, from the first one on: the same on all ranks, so that it is their average."""
-    known = f"on (run, rank) diptych_train_epoch{{{RUNS}}} > 0"
-    return per_run(f"{metric}{{{', '.join((RUNS, *selectors))}}} and {known}", "avg")
+    """A number of the last log line: the same on all ranks, hence their average, also where it is not finite."""
+    return per_run(f"{metric}{{{', '.join((RUNS, *selectors))}}}", "avg")
 
 
 def _health(name: str) -> Query:
@@ -37,8 +36,8 @@ def _health(name: str) -> Query:
 
 
 def _checkpoint(metric: str) -> str:
-    """Only rank 0 knows of checkpoints."""
-    return per_run(f'{metric}{{{RUNS}, rank="0"}}')
+    """Only rank 0 tells of checkpoints."""
+    return per_run(f"{metric}{{{RUNS}}}")
 
 
 _AGE = f"time() - {_checkpoint('diptych_checkpoint_last_timestamp_seconds')}"
@@ -224,7 +223,7 @@ def _checkpoints() -> list[dashboard.Panel]:
             "Size",
             "Tensors of the last complete checkpoint: model, optimizer and probe.",
             "bytes",
-            [Query(f"{_checkpoint('diptych_checkpoint_size_bytes')} > 0", "{{run}}")],
+            [Query(_checkpoint("diptych_checkpoint_size_bytes"), "{{run}}")],
             width=6,
             span=(0, None),
         ),
