@@ -17,15 +17,7 @@ _JITTERY_SHARE = 0.02
 def advice(config: DoctorConfig, split: SplitIndex, findings: Findings) -> list[str]:
     """Lines: a setting or a deed, a colon, why."""
     main = findings.diagnosis.main
-    found = {
-        "storage": _on_storage,
-        "decode": _on_decode,
-        "augment": _on_augment,
-        "transfer": _on_transfer,
-        "step": _on_step,
-        "all_reduce": _on_all_reduce,
-    }[main.bottleneck](config, split, findings)
-    lines = [*found]
+    lines = [*_on(main.bottleneck, config, split, findings)]
     if main.starved and main.phase.name == "first epoch" and len(findings.diagnosis.phases) > 1:
         lines.append("nothing, perhaps: only the first epoch is slowed, but it takes most of this run's time")
     if not main.starved and main.phase.wait_share >= _JITTERY_SHARE:
@@ -39,6 +31,22 @@ def advice(config: DoctorConfig, split: SplitIndex, findings: Findings) -> list[
         for one in findings.stragglers
     ]
     return lines
+
+
+def _on(bottleneck: str, config: DoctorConfig, split: SplitIndex, findings: Findings) -> Iterator[str]:
+    match bottleneck:
+        case "storage":
+            return _on_storage(config, split, findings)
+        case "decode":
+            return _on_decode(config, split, findings)
+        case "augment":
+            return _on_augment(config, findings)
+        case "transfer":
+            return _on_transfer(config, split, findings)
+        case "step":
+            return _on_step(config, findings)
+        case _:
+            return _on_all_reduce(config, findings)
 
 
 def _on_storage(config: DoctorConfig, split: SplitIndex, findings: Findings) -> Iterator[str]:
@@ -62,8 +70,8 @@ def _on_storage(config: DoctorConfig, split: SplitIndex, findings: Findings) -> 
         yield "another disk: copy the shards to a local NVMe disk, or a RAM disk, if they lie on a network or slow disk"
         if len(split.shards) > config.data.window_shards > 8:
             yield (
-                f"data.window_shards = {config.data.window_shards // 4}: reads stay closer together, for mixing that is "
-                "less thorough; this changes the order, so it is for a new run"
+                f"data.window_shards = {config.data.window_shards // 4}: reads stay closer together, mixing is less "
+                "thorough; this changes the order, so it is for a new run"
             )
     else:
         yield "data.dir: bring the data nearer; a copy on this node or in the same region is not limited by the network"
@@ -86,17 +94,18 @@ def _on_decode(config: DoctorConfig, split: SplitIndex, findings: Findings) -> I
         yield "more cores, or a GPU: there nvJPEG decodes"
     if config.data.canvas > 1.5 * config.views.size:
         yield (
-            f"data.canvas = {_rounded(1.15 * config.views.size)}: the canvas is {config.data.canvas / config.views.size:.1f} "
-            "times the side of a view; a smaller one is resized faster, and crops lose sharpness"
+            f"data.canvas = {_rounded(1.15 * config.views.size)}: the canvas is "
+            f"{config.data.canvas / config.views.size:.1f} times the side of a view; a smaller one is made "
+            "faster, and crops lose sharpness"
         )
 
 
-def _on_augment(config: DoctorConfig, split: SplitIndex, findings: Findings) -> Iterator[str]:
+def _on_augment(config: DoctorConfig, findings: Findings) -> Iterator[str]:
     if findings.diagnosis.main.starved:
         yield "a smaller global_batch per rank, more ranks: drawing views is the loader's thread's own work on the host"
         return
     if config.views.engine != "lean":
-        yield f"views.engine = lean: {config.views.engine} is the plain reading, lean the same mathematics in fewer passes"
+        yield f"views.engine = lean: the same mathematics as {config.views.engine}, in fewer passes over the pixels"
     elif not config.views.compile:
         yield "views.compile = true: fuses the colour operations; needs a compiler"
     yield from _on_threads(config, findings)
@@ -114,7 +123,7 @@ def _on_transfer(config: DoctorConfig, split: SplitIndex, findings: Findings) ->
         return
     wanted = _gigabytes(canvas_bytes(split, config.data.canvas))
     if findings.kept.canvases == "disk":
-        yield f"data.cache = memory: canvases, {wanted}, are gathered from a mapped file; memory is faster where they fit"
+        yield f"data.cache = memory: canvases, {wanted}, are gathered from a mapped file; memory is faster"
     if findings.device == "cuda":
         yield (
             f"free memory on the device: canvases, {wanted}, lie on the host unless they fit into an eighth of what is "
@@ -123,7 +132,7 @@ def _on_transfer(config: DoctorConfig, split: SplitIndex, findings: Findings) ->
     yield "data.canvas: a smaller canvas is gathered faster; this changes the views"
 
 
-def _on_step(config: DoctorConfig, split: SplitIndex, findings: Findings) -> Iterator[str]:
+def _on_step(config: DoctorConfig, findings: Findings) -> Iterator[str]:
     on_cuda = findings.device == "cuda"
     if config.precision == "fp32":
         yield "precision = bf16: half the memory traffic; ResNets ran 2.4 times as fast with it on CPUs that know bf16"
@@ -145,11 +154,11 @@ def _on_step(config: DoctorConfig, split: SplitIndex, findings: Findings) -> Ite
             f"global_batch: {config.global_batch // findings.world_size} images a rank leave a GPU's units idle; more "
             "fill them (this changes the run: the learning rate follows)"
         )
-    if not config.data.decode_threads or findings.diagnosis.main.phase.wait_share < STARVED_SHARE:
+    if findings.diagnosis.main.phase.wait_share < STARVED_SHARE:
         yield "nothing in the data plane: the loader keeps up. More ranks, a faster device or a smaller encoder remain"
 
 
-def _on_all_reduce(config: DoctorConfig, split: SplitIndex, findings: Findings) -> Iterator[str]:
+def _on_all_reduce(config: DoctorConfig, findings: Findings) -> Iterator[str]:
     size = findings.gradient_bytes / 2**20
     if config.ddp.comm_hook == "none":
         yield f"ddp.comm_hook = bf16: sends half of the {size:.0f} MiB a step; k ranks then no longer equal one exactly"
@@ -160,8 +169,8 @@ def _on_all_reduce(config: DoctorConfig, split: SplitIndex, findings: Findings) 
     )
     if not config.ddp.static_graph and not config.micro_batch:
         yield "ddp.static_graph = true: lets DDP plan ahead"
-    yield "a larger global_batch: the same bytes travel for more images (this changes the run: the learning rate follows)"
-    yield "a faster link between ranks: NVLink within a node, InfiniBand or RoCE between nodes (NCCL_DEBUG=INFO tells which)"
+    yield "a larger global_batch: the same bytes travel for more images (changes the run: the learning rate follows)"
+    yield "a faster link between ranks: NVLink within a node, InfiniBand or RoCE between (NCCL_DEBUG=INFO tells which)"
 
 
 def _on_threads(config: DoctorConfig, findings: Findings) -> Iterator[str]:
@@ -174,8 +183,8 @@ def _keep_canvases(config: DoctorConfig, split: SplitIndex, findings: Findings, 
     if findings.kept.canvases == "none" and config.views.crop == "canvas":
         wanted = _gigabytes(canvas_bytes(split, config.data.canvas))
         yield (
-            f"data.cache = disk: keeps decoded canvases, {wanted}, in data.cache_dir (memory, if each rank has room for "
-            f"that); {gain}"
+            f"data.cache = disk: keeps decoded canvases, {wanted}, in data.cache_dir (or memory, if each rank has so "
+            f"much); {gain}"
         )
 
 
@@ -188,8 +197,8 @@ def _store_smaller(config: DoctorConfig, split: SplitIndex, gain: str) -> str:
 
 
 def _pixels_ratio(config: DoctorConfig, split: SplitIndex) -> float:
-    pixels = split.samples["height"].astype("int64") * split.samples["width"]
-    return float(pixels.mean()) / config.data.canvas**2
+    pixels = split.samples["height"].astype(float) * split.samples["width"]
+    return float(pixels.mean().item() / config.data.canvas**2)
 
 
 def _rounded(side: float) -> int:

@@ -56,7 +56,7 @@ class CheckConfig:
     """That the doctor trains for, and about the length of a real run."""
     tolerance: PositiveFloat = 0.1
     """Most that the median prediction may be off; 0.2 on a machine with busy neighbours."""
-    bytes_per_second: PositiveFloat = 3e6
+    bytes_per_second: PositiveFloat = 6e6
     """Of the slow server."""
     only: str = ""
     """decode, storage or step; all if empty."""
@@ -153,7 +153,7 @@ def line(starved: str, outcome: Outcome, *, median_of_all: bool = False) -> str:
 
 
 def build_shards(work: Path) -> Path:
-    """A data set of JPEGs of 640 x 480 with as much detail as photographs have, some 100 kB each."""
+    """A data set of JPEGs of 1280 x 960 with as much detail as photographs have, some 250 kB each."""
     source = work / "images"
     for number, image in enumerate(images(_IMAGES)):
         path = source / "train" / f"class{number % 4}" / f"{number:04d}.jpg"
@@ -168,10 +168,10 @@ def images(count: int) -> Iterator[Image.Image]:
     """Large shapes under finer and fainter ones, as in photographs; the same at every call."""
     generator = np.random.default_rng(0)
     for _ in range(count):
-        pixels = np.zeros((480, 640, 3))
-        for side in (3, 12, 48, 192, 480):
+        pixels = np.zeros((960, 1280, 3))
+        for side in (3, 12, 48, 192, 768):
             noise = generator.integers(0, 256, (side, side, 3), dtype=np.uint8)
-            pixels += np.asarray(Image.fromarray(noise).resize((640, 480), Image.Resampling.BILINEAR)) / side**0.5
+            pixels += np.asarray(Image.fromarray(noise).resize((1280, 960), Image.Resampling.BILINEAR)) / side**0.5
         pixels -= pixels.min()
         yield Image.fromarray((255 * pixels / pixels.max()).astype(np.uint8))
 

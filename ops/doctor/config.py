@@ -9,7 +9,7 @@ from train.config import PretrainConfig
 
 @dataclass(frozen=True, kw_only=True)
 class DoctorConfig(PretrainConfig):
-    """The run that is looked at, and how. Exit status: 0 fine; 2 bad input, told in one line; 3 --preflight found what would stop the run; 4 training waits for data, with --fail_if_starved; 1 another rank is gone."""  # noqa: E501  # help shows the first line alone
+    """The run that is looked at, and how. Exit status: 0 fine; 1 another rank is gone; 2 bad input; 3 --preflight found what would stop the run; 4 training waits for data, and --fail_if_starved was given."""  # noqa: E501  # help shows the first line alone
 
     seconds: PositiveFloat = 30.0
     """Of training with the real loader, warm-up excluded. Each stage by itself gets a tenth."""

@@ -1,6 +1,6 @@
 """What the first epoch leaves behind, so that later ones need not do it again."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from ops.doctor.hardware import memory_bytes
@@ -17,7 +17,7 @@ class Kept:
     """Of one data set on one node."""
 
     source: Literal["local", "ranges", "copies"]
-    """Where encoded samples come from: files of this node or its mounts, ranged requests, or copies of remote shards."""
+    """Of encoded samples: files of this node or its mounts, ranged requests, or copies of remote shards."""
     canvases: Literal["none", "memory", "disk"]
     """Where decoded canvases are kept."""
     pages: bool
@@ -62,5 +62,5 @@ def _canvases(
         return "none"
     if data.cache == "disk":
         return "disk"
-    kept = open_canvas_cache(split, replace(data, cache=data.cache), device, ranks_on_node) is not None
+    kept = open_canvas_cache(split, data, device, ranks_on_node) is not None
     return "memory" if kept else "none"

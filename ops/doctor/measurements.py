@@ -7,8 +7,8 @@ from statistics import median
 STAGES = ("storage", "decode", "augment", "transfer", "step", "all_reduce")
 """What can be the bottleneck."""
 LOADER_STAGES = {"read": "storage", "decode": "decode", "draw": "augment", "gather": "transfer", "transfer": "transfer"}
-"""What the loader's thread does, and the stage that it belongs to: drawing is the host's part of augmentation, gathering
-canvases that were kept is how they come to the device."""
+"""What the loader's thread does, and the stage that it belongs to: drawing is the host's part of augmentation, and
+gathering is how canvases that were kept come to the device."""
 TRAINER_STAGES = ("augment", "step", "all_reduce")
 
 
