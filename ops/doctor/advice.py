@@ -1,5 +1,6 @@
 """What to change, by what was measured: the surest first, each with its reason."""
 
+import math
 import os
 from collections.abc import Iterator
 
@@ -7,6 +8,7 @@ from ops.doctor.config import DoctorConfig
 from ops.doctor.diagnosis import STARVED_SHARE
 from ops.doctor.examine import Findings
 from ops.doctor.kept import canvas_bytes
+from ops.doctor.size_text import size_text
 from pipelines.manifest import SplitIndex
 
 _LARGE_PIXELS = 2.0
@@ -53,7 +55,7 @@ def _on_storage(config: DoctorConfig, split: SplitIndex, findings: Findings) -> 
     total = sum(shard.bytes for shard in split.shards)
     if findings.kept.source == "ranges" and total <= config.data.shard_cache_bytes:
         yield (
-            f"data.remote = shards: all {_gigabytes(total)} fit into data.shard_cache_bytes, so that the network is "
+            f"data.remote = shards: all {size_text(total)} fit into data.shard_cache_bytes, so that the network is "
             "needed in the first epoch only"
         )
     if findings.kept.source == "copies":
@@ -61,7 +63,7 @@ def _on_storage(config: DoctorConfig, split: SplitIndex, findings: Findings) -> 
         if not findings.kept.copies:
             yield (
                 f"data.shard_cache_bytes = {total}: what does not fit is fetched anew in each epoch; the set has "
-                f"{_gigabytes(total)}"
+                f"{size_text(total)}"
             )
     yield from _keep_canvases(config, split, findings, "then nothing is read after the first epoch")
     if split.manifest.resize == "none" and _pixels_ratio(config, split) > _LARGE_PIXELS:
@@ -79,7 +81,7 @@ def _on_storage(config: DoctorConfig, split: SplitIndex, findings: Findings) -> 
 
 def _on_decode(config: DoctorConfig, split: SplitIndex, findings: Findings) -> Iterator[str]:
     cores = max(1, len(os.sched_getaffinity(0)) // findings.ranks_on_node)
-    if config.data.decode_threads < cores:
+    if config.data.decode_threads < cores and findings.diagnosis.main.starved:
         yield (
             f"data.decode_threads = {cores}: {config.data.decode_threads} of DALI's threads decode, and this rank has "
             f"{cores} cores"
@@ -90,7 +92,7 @@ def _on_decode(config: DoctorConfig, split: SplitIndex, findings: Findings) -> I
         yield from _keep_canvases(config, split, findings, "then every image is decoded once")
     if split.manifest.resize == "none" and _pixels_ratio(config, split) > _LARGE_PIXELS:
         yield _store_smaller(config, split, "a decoder's work grows with the pixels that are stored")
-    if findings.device == "cpu" and config.data.decode_threads >= cores:
+    if findings.device == "cpu" and (config.data.decode_threads >= cores or not findings.diagnosis.main.starved):
         yield "more cores, or a GPU: there nvJPEG decodes"
     if config.data.canvas > 1.5 * config.views.size:
         yield (
@@ -101,7 +103,7 @@ def _on_decode(config: DoctorConfig, split: SplitIndex, findings: Findings) -> I
 
 
 def _on_augment(config: DoctorConfig, findings: Findings) -> Iterator[str]:
-    if findings.diagnosis.main.starved:
+    if findings.diagnosis.main.of_loader:
         yield "a smaller global_batch per rank, more ranks: drawing views is the loader's thread's own work on the host"
         return
     if config.views.engine != "lean":
@@ -121,7 +123,7 @@ def _on_transfer(config: DoctorConfig, split: SplitIndex, findings: Findings) ->
     if findings.kept.canvases == "none":
         yield "data.canvas: a smaller canvas is copied faster"
         return
-    wanted = _gigabytes(canvas_bytes(split, config.data.canvas))
+    wanted = size_text(canvas_bytes(split, config.data.canvas))
     if findings.kept.canvases == "disk":
         yield f"data.cache = memory: canvases, {wanted}, are gathered from a mapped file; memory is faster"
     if findings.device == "cuda":
@@ -181,7 +183,7 @@ def _on_threads(config: DoctorConfig, findings: Findings) -> Iterator[str]:
 
 def _keep_canvases(config: DoctorConfig, split: SplitIndex, findings: Findings, gain: str) -> Iterator[str]:
     if findings.kept.canvases == "none" and config.views.crop == "canvas":
-        wanted = _gigabytes(canvas_bytes(split, config.data.canvas))
+        wanted = size_text(canvas_bytes(split, config.data.canvas))
         yield (
             f"data.cache = disk: keeps decoded canvases, {wanted}, in data.cache_dir (or memory, if each rank has so "
             f"much); {gain}"
@@ -202,8 +204,4 @@ def _pixels_ratio(config: DoctorConfig, split: SplitIndex) -> float:
 
 
 def _rounded(side: float) -> int:
-    return max(32, round(side / 32) * 32)
-
-
-def _gigabytes(size: float) -> str:
-    return f"{size / 1e9:.3g} GB"
+    return math.ceil(side / 16) * 16

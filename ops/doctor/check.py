@@ -28,7 +28,7 @@ from train.errors import RunError
 
 _ROOT = Path(__file__).resolve().parents[2]
 _BATCH = 32
-_IMAGES = 8 * _BATCH
+_IMAGES = 4 * _BATCH
 _STEPS_A_LINE = 4
 _WARM_UP_LINES = 2
 _SMALL = ("--encoder.name=resnet18", "--encoder.stem=imagenet", "--encoder.width=0.0625", "--views.size=32")

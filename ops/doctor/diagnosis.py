@@ -30,6 +30,9 @@ class Verdict:
     phase: Phase
     bottleneck: str
     starved: bool
+    """Training waits for batches."""
+    of_loader: bool
+    """The bottleneck is in the loader's thread."""
     images_per_second: float
     """Source images over all ranks."""
     hours: float
@@ -77,20 +80,23 @@ def judge(phase: Phase, alone: Alone, global_batch: int, steps: int) -> Verdict:
     """Name the bottleneck of a phase.
 
     If training waits for batches, it is the stage that takes the loader's thread longest, which reads, decodes and
-    draws one after another. Otherwise the loader keeps up, and it is the longest of what the training thread does.
+    draws one after another. On shared cores training may wait little and be slowed all the same: so it is, too, where
+    the loader alone would take longer than training alone. Otherwise it is the longest of what training does.
     """
     trainer = alone.trainer_seconds()
     starved = phase.wait_share >= STARVED_SHARE
-    bottleneck = _longest(phase.loader_seconds) if starved else _longest(trainer)
-    # Without what limits it: the loader's other stages still follow one another, and so do the training thread's.
-    loader_rest = sum(seconds for stage, seconds in phase.loader_seconds.items() if not starved or stage != bottleneck)
-    trainer_rest = sum(trainer[stage] for stage in TRAINER_STAGES if starved or stage != bottleneck)
+    of_loader = starved or phase.loader_alone_seconds > sum(trainer.values())
+    bottleneck = _longest(phase.loader_seconds if of_loader else trainer)
+    # Without what limits it: the loader's other stages still follow one another, and so do training's.
+    loader_rest = sum(took for stage, took in phase.loader_seconds.items() if not of_loader or stage != bottleneck)
+    trainer_rest = sum(trainer[stage] for stage in TRAINER_STAGES if of_loader or stage != bottleneck)
     rest = {stage: phase.loader_seconds.get(stage, 0.0) for stage in STAGES} if loader_rest > trainer_rest else trainer
     rest = {stage: seconds for stage, seconds in rest.items() if stage != bottleneck}
     return Verdict(
         phase=phase,
         bottleneck=bottleneck,
         starved=starved,
+        of_loader=of_loader,
         images_per_second=global_batch / phase.step_seconds,
         hours=steps * phase.step_seconds / 3600,
         next_bottleneck=_longest(rest),
@@ -102,7 +108,14 @@ def reckon(name: str, loader_seconds: Mapping[str, float], alone: Alone) -> Phas
     """A phase that would take too long to measure: the slower side sets the pace, each undisturbed by the other."""
     loader, trainer = sum(loader_seconds.values()), sum(alone.trainer_seconds().values())
     step = max(loader, trainer)
-    return Phase(name=name, step_seconds=step, wait_share=1 - trainer / step, loader_seconds=loader_seconds, steps=0)
+    return Phase(
+        name=name,
+        step_seconds=step,
+        wait_share=1 - trainer / step,
+        loader_seconds=loader_seconds,
+        loader_alone_seconds=loader,
+        steps=0,
+    )
 
 
 def _longest(seconds: Mapping[str, float]) -> str:

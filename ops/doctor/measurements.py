@@ -23,6 +23,8 @@ class Phase:
     """Of these, without a batch to work on; of the rank that waited most."""
     loader_seconds: Mapping[str, float]
     """A step, of the loader's thread, by stage."""
+    loader_alone_seconds: float
+    """A step, of the loader's thread, with nothing beside it."""
     steps: int
     """That were timed; 0 where the phase was reckoned from the stages alone."""
 
@@ -66,6 +68,7 @@ def slowest_phase(phases: Sequence[Phase]) -> Phase:
         step_seconds=max(phase.step_seconds for phase in phases),
         wait_share=starved.wait_share,
         loader_seconds=starved.loader_seconds,
+        loader_alone_seconds=max(phase.loader_alone_seconds for phase in phases),
         steps=starved.steps,
     )
 

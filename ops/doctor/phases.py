@@ -9,10 +9,9 @@ from ops.doctor.diagnosis import reckon
 from ops.doctor.kept import Kept
 from ops.doctor.measurements import Alone, Phase, slowest_phase
 from ops.doctor.reading import KEPT_BATCHES, Reading
-from ops.doctor.storage import drop_from_page_cache, only_shards, rank_ids
+from ops.doctor.storage import drop_shards_from_page_cache, only_shards
 from ops.doctor.together import Course, train_together
 from pipelines.manifest import SplitIndex
-from pipelines.order import IdArray
 from train.loop import Trainer
 from train.ranks import Ranks
 
@@ -60,6 +59,7 @@ def first_epoch(setting: Setting) -> Phase:
             data=replace(reading.data, cache="none"),
             last_step=_ENDLESS,
             seconds=setting.config.seconds / (3 if setting.epochs_differ else 1),
+            loader_alone_seconds=sum(loader.values()),
         )
         phase = _train(setting, course, loader) if reading.came else reckon(_FIRST, loader, setting.alone)
         return bounded_by_fetching(phase, known["fetch"] or 0.0)
@@ -69,13 +69,14 @@ def first_epoch(setting: Setting) -> Phase:
     if setting.epochs_differ and steps < _LEAST_STEPS:
         return reckon(_FIRST, loader, setting.alone)
     if not reading.is_warm:
-        drop_from_page_cache(setting.split, _epoch_ids(setting))
+        drop_shards_from_page_cache(setting.split)
     course = Course(
         name=_FIRST,
         split=setting.split,
         data=data,
         last_step=steps if setting.epochs_differ else _ENDLESS,
         seconds=setting.config.seconds / (3 if setting.epochs_differ else 1),
+        loader_alone_seconds=sum(loader.values()),
     )
     return _train(setting, course, loader)
 
@@ -104,6 +105,7 @@ def later_epochs(setting: Setting) -> Phase | None:
         fill_steps=batches,
         last_step=_ENDLESS,
         seconds=setting.config.seconds,
+        loader_alone_seconds=sum(loader.values()),
     )
     return _train(setting, course, loader)
 
@@ -118,6 +120,7 @@ def bounded_by_fetching(phase: Phase, fetch_seconds: float) -> Phase:
         step_seconds=fetch_seconds,
         wait_share=1 - busy / fetch_seconds,
         loader_seconds={**phase.loader_seconds, "storage": fetch_seconds},
+        loader_alone_seconds=max(fetch_seconds, phase.loader_alone_seconds),
     )
 
 
@@ -141,8 +144,3 @@ def _train(setting: Setting, course: Course, loader_seconds: Mapping[str, float]
     phase = train_together(setting.trainer, setting.ranks, replace(course, warm_up_steps=warm_up))
     phases = [Phase(**json.loads(text)) for text in setting.ranks.texts(json.dumps(asdict(phase)))]
     return slowest_phase(phases)
-
-
-def _epoch_ids(setting: Setting) -> IdArray:
-    config, ranks = setting.config, setting.ranks
-    return rank_ids(setting.split, config.data, config.seed, config.global_batch, (ranks.rank, ranks.world_size))

@@ -12,6 +12,7 @@ from ops.doctor.config import DoctorConfig
 from ops.doctor.finding import Finding, doubtful, fine, wrong
 from ops.doctor.hardware import memory_bytes
 from ops.doctor.kept import canvas_bytes
+from ops.doctor.size_text import size_text
 from pipelines.manifest import SplitIndex
 from pipelines.remote.locations import is_remote
 from train.checkpoint_files import list_checkpoints
@@ -90,7 +91,7 @@ def _checkpoints(config: DoctorConfig, split: SplitIndex) -> Need:
         kept += config.schedule.epochs // rules.keep_every_epochs
     missing = max(1, kept + 1 - len(list_checkpoints(directory / "checkpoints")))
     return Need(
-        purpose=f"{missing} checkpoints of {_size(one)}, the one being written among them",
+        purpose=f"{missing} checkpoints of {size_text(one)}, the one being written among them",
         directory=directory,
         bytes=missing * one,
         remedy="free some, name another --run_dir, or keep fewer (checkpoint.keep_last, keep_every_epochs)",
@@ -121,7 +122,7 @@ def _room(needs: list[Need]) -> Finding:
     free = shutil.disk_usage(existing(needs[0].directory)).free
     wanted = sum(need.bytes for need in needs)
     purposes = " and ".join(f"{need.purpose}" for need in needs)
-    what = f"{needs[0].directory}: {_size(free)} free, {_size(wanted)} wanted for {purposes}"
+    what = f"{needs[0].directory}: {size_text(free)} free, {size_text(wanted)} wanted for {purposes}"
     return (
         fine("disk", what)
         if wanted <= free
@@ -134,13 +135,5 @@ def _memory(config: DoctorConfig, split: SplitIndex) -> list[Finding]:
     if config.data.cache != "memory" or config.views.crop == "source":
         return []
     wanted, free = canvas_bytes(split, config.data.canvas) * ranks_on_node(), memory_bytes("MemAvailable")
-    what = f"data.cache = memory: {_size(wanted)} of decoded canvases on this node, {_size(free)} of memory are free"
+    what = f"data.cache = memory: {size_text(wanted)} of canvases on this node, {size_text(free)} of memory are free"
     return [fine("disk", what) if wanted <= free else doubtful("disk", f"{what}; set data.cache = disk, or none")]
-
-
-def _size(count: float) -> str:
-    for unit in ("B", "kB", "MB", "GB"):
-        if count < 1000:
-            return f"{count:.3g} {unit}"
-        count /= 1000
-    return f"{count:.3g} TB"

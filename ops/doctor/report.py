@@ -122,10 +122,12 @@ def _line(verdict: Verdict) -> str:
 
 
 def _why(verdict: Verdict) -> str:
-    share = f"{verdict.phase.wait_share:.0%} of the time in {verdict.phase.name}"
+    share = f"training waits for batches {verdict.phase.wait_share:.0%} of the time in {verdict.phase.name}"
     if verdict.starved:
-        return f"training waits for batches {share}, and this takes the loader longest"
-    return f"training waits for batches {share}, under {STARVED_SHARE:.0%}, and this takes it longest"
+        return f"{share}, and this takes the loader longest"
+    if verdict.of_loader:
+        return f"{share}, but shares its cores with the loader, which has more to do, and this most of all"
+    return f"{share}, under {STARVED_SHARE:.0%}, and this takes it longest"
 
 
 def _phase(verdict: Verdict) -> dict[str, Any]:
@@ -138,6 +140,7 @@ def _phase(verdict: Verdict) -> dict[str, Any]:
         "step_seconds": phase.step_seconds,
         "wait_share": phase.wait_share,
         "loader_seconds": dict(phase.loader_seconds),
+        "loader_alone_seconds": phase.loader_alone_seconds,
         "steps_timed": phase.steps,
         "next_bottleneck": verdict.next_bottleneck,
         "images_per_second_at_most": verdict.ceiling,

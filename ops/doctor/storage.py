@@ -73,6 +73,15 @@ def drop_from_page_cache(split: SplitIndex, ids: IdArray) -> None:
         os.posix_fadvise(descriptor, start, -(-(offset + size) // _PAGE) * _PAGE - start, os.POSIX_FADV_DONTNEED)
 
 
+def drop_shards_from_page_cache(split: SplitIndex) -> None:
+    """The same of whole files: of a page that two samples share, too."""
+    for shard in range(len(split.shards)):
+        location = split.shard_location(shard)
+        if not is_remote(location):
+            with _opened(location) as descriptor:
+                os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
+
+
 def fetch_shards(
     split: SplitIndex, data: DataConfig, part: tuple[int, int], wanted_samples: int, seconds: tuple[float, float]
 ) -> tuple[float, list[int]]:
@@ -133,8 +142,9 @@ def _places(split: SplitIndex, ids: IdArray) -> Iterator[tuple[int, int, int]]:
         if is_remote(location):
             continue
         with _opened(location) as descriptor:
-            for record in records[records["shard"] == shard]:
-                yield descriptor, int(record["offset"]), int(record["size"])
+            inside = records[records["shard"] == shard]
+            for offset, size in zip(inside["offset"].tolist(), inside["size"].tolist(), strict=True):
+                yield descriptor, offset, size
 
 
 @contextmanager

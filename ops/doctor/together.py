@@ -42,6 +42,8 @@ class Course:
     """Where to end, whatever the time."""
     seconds: float
     """To time."""
+    loader_alone_seconds: float
+    """A step of the loader by itself, as far as that is known."""
 
 
 def share_of(config: "PretrainConfig", ranks: Ranks, last_step: int) -> Share:
@@ -102,6 +104,7 @@ def train_together(trainer: "Trainer", ranks: Ranks, course: Course) -> Phase:
         step_seconds=typical(lap_seconds, config.metrics.log_every_steps),
         wait_share=min(1.0, sum(waits) / sum(lap_seconds)),
         loader_seconds=mean_work(works[timed][1:]),
+        loader_alone_seconds=course.loader_alone_seconds,
         steps=len(lap_seconds),
     )
 

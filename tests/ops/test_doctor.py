@@ -1,6 +1,7 @@
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -29,8 +30,12 @@ def doctor(*flags: str, launcher: tuple[str, ...] = ()) -> "subprocess.Completed
     return subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
 
 
-def phase(step: float = 1.0, wait: float = 0.0, name: str = "first epoch", **loader: float) -> Phase:
-    return Phase(name=name, step_seconds=step, wait_share=wait, loader_seconds=loader, steps=10)
+def phase(
+    step: float = 1.0, wait: float = 0.0, name: str = "first epoch", by_itself: float = 0.0, **loader: float
+) -> Phase:
+    return Phase(
+        name=name, step_seconds=step, wait_share=wait, loader_seconds=loader, loader_alone_seconds=by_itself, steps=10
+    )
 
 
 def alone(**seconds: float | None) -> Alone:
@@ -40,7 +45,7 @@ def alone(**seconds: float | None) -> Alone:
 @pytest.mark.parametrize("stage", ["storage", "decode", "augment", "transfer"])
 def test_where_training_waits_the_longest_stage_of_the_loader_is_the_bottleneck(stage: str) -> None:
     loader = {"storage": 0.2, "decode": 0.2, "augment": 0.1, "transfer": 0.1, stage: 0.6}
-    waiting = Phase(name="first epoch", step_seconds=1.0, wait_share=0.3, loader_seconds=loader, steps=10)
+    waiting = replace(phase(wait=0.3), loader_seconds=loader)
     verdict = judge(waiting, alone(), global_batch=100, steps=3600)
     assert (verdict.bottleneck, verdict.starved) == (stage, True)
     assert verdict.images_per_second == 100
@@ -61,6 +66,13 @@ def test_where_it_does_not_it_is_the_longest_of_what_training_does_itself(
 ) -> None:
     verdict = judge(phase(wait=0.049, decode=0.99, storage=0.01), alone(**seconds), global_batch=100, steps=1)
     assert (verdict.bottleneck, verdict.starved) == (expected, False)
+
+
+def test_on_shared_cores_a_loader_with_more_to_do_than_training_is_to_blame_though_nobody_waits() -> None:
+    slowed = phase(0.5, wait=0.01, decode=0.45, storage=0.01, by_itself=0.31)
+    verdict = judge(slowed, alone(), global_batch=100, steps=1)
+    assert (verdict.bottleneck, verdict.starved) == ("decode", False)
+    assert judge(replace(slowed, loader_alone_seconds=0.29), alone(), global_batch=100, steps=1).bottleneck == "step"
 
 
 def test_what_is_next_is_the_slower_side_without_the_bottleneck() -> None:

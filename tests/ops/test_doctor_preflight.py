@@ -122,6 +122,7 @@ def test_a_disk_without_room_for_the_checkpoints_fails(config: DoctorConfig, sha
     assert 100_000 < one < 10_000_000
 
 
+@pytest.mark.slow
 def test_a_checkpoint_takes_as_much_as_is_reckoned(config: DoctorConfig, shards: Path, tmp_path: Path) -> None:
     flags = [f"--data.dir={shards}", f"--run_dir={tmp_path / 'run'}", "--global_batch=8", "--views.size=32"]
     small = ["--encoder.name=resnet18", "--encoder.width=0.0625", "--stop_after_steps=1", "--metrics.port=0"]
@@ -219,34 +220,23 @@ def test_what_all_ranks_say_is_told_once_and_the_rest_with_its_ranks() -> None:
     assert merge([[doubtful("disk", "little")], []]) == [doubtful("disk", "rank 0: little")]
 
 
-def test_a_failed_preflight_exits_with_3_and_tells_scripts_as_json(shards: Path, busy_port: int) -> None:
-    flags = [f"--data.dir={shards}", "--global_batch=8", f"--metrics.port={busy_port}", "--encoder.name=resnet18"]
-    command = [sys.executable, "-m", "ops.doctor", "--preflight", "--json", *flags]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert (done.returncode, done.stderr) == (3, "")
-    told = json.loads(done.stdout)
-    assert told["ok"] is False
-    assert [check["subject"] for check in told["checks"] if check["level"] == "FAIL"] == ["port"]
-
-
-def test_ranks_that_do_not_come_are_named(shards: Path) -> None:
+def test_a_failed_preflight_exits_with_3_tells_scripts_and_names_ranks_that_do_not_come(
+    shards: Path, busy_port: int
+) -> None:
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
-        port = listener.getsockname()[1]
-    environment = {
-        "RANK": "0",
-        "LOCAL_RANK": "0",
-        "WORLD_SIZE": "2",
-        "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": str(port),
-    }
-    flags = [f"--data.dir={shards}", "--global_batch=8", "--metrics.port=0", "--encoder.name=resnet18"]
+        meeting = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(listener.getsockname()[1])}
+    flags = [f"--data.dir={shards}", "--global_batch=8", f"--metrics.port={busy_port}", "--encoder.name=resnet18"]
     done = subprocess.run(
-        [sys.executable, "-m", "ops.doctor", "--preflight", *flags, "--timeouts.startup_seconds=1"],
+        [sys.executable, "-m", "ops.doctor", "--preflight", "--json", *flags, "--timeouts.startup_seconds=1"],
         capture_output=True,
         text=True,
         check=False,
-        env={**os.environ, **environment},
+        env={**os.environ, "RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "2", **meeting},
     )
-    assert done.returncode == 3, done.stderr
-    assert "FAIL world     1 of 2 ranks did not join within timeouts.startup_seconds = 1: 1" in done.stdout
+    assert (done.returncode, done.stderr) == (3, "")
+    told = json.loads(done.stdout)
+    assert told["ok"] is False
+    port, world = (check for check in told["checks"] if check["level"] == "FAIL")
+    assert (port["subject"], world["subject"]) == ("port", "world")
+    assert world["what"].startswith("1 of 2 ranks did not join within timeouts.startup_seconds = 1: 1")
