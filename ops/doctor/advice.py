@@ -21,7 +21,9 @@ def advice(config: DoctorConfig, split: SplitIndex, findings: Findings) -> list[
     main = findings.diagnosis.main
     lines = [*_on(main.bottleneck, config, split, findings)]
     if main.starved and main.phase.name == "first epoch" and len(findings.diagnosis.phases) > 1:
-        lines.append("nothing, perhaps: only the first epoch is slowed, but it takes most of this run's time")
+        lines.append(
+            "nothing, if the run is to be longer: only the first epoch is slowed, but it takes most of this one's time"
+        )
     if not main.starved and main.phase.wait_share >= _JITTERY_SHARE:
         batches = config.data.prefetch_batches * 2
         lines.append(

@@ -22,6 +22,8 @@ from train.ranks import Ranks
 _WARM_SHARE = 0.9
 _SAMPLED = 1024
 """Samples that are read, or looked up in the page cache; eight batches, if these are more."""
+_FEW = 32
+"""Samples that tell the speed of a very slow network."""
 KEPT_BATCHES = 4
 """Global batches that stand for the whole data set where every epoch finds its samples near."""
 
@@ -96,6 +98,8 @@ def _copied(config: DoctorConfig, split: SplitIndex, ranks: Ranks, work: str) ->
     rate, there = fetch_shards(
         split, data, (ranks.rank % on_node, on_node), wanted, (config.seconds / 5, config.seconds)
     )
+    if any(ranks.most([rate == 0])):
+        rate = _range_rate(split, config, ranks)
     stored_bytes = sum(shard.bytes for shard in split.shards) / len(split)
     # Every node copies every shard, whichever of its samples its own ranks learn from.
     seconds: dict[str, float | None] = {
@@ -121,6 +125,17 @@ def _copied(config: DoctorConfig, split: SplitIndex, ranks: Ranks, work: str) ->
         cold_share=None,
         came=came,
     )
+
+
+def _range_rate(split: SplitIndex, config: DoctorConfig, ranks: Ranks) -> float:
+    """Bytes a second by a few ranged requests, where a shard's first piece takes too long."""
+    ids = _ids(split, config, ranks)[:_FEW]
+    store = Store(split, replace(config.data, remote="ranges"))
+    try:
+        seconds, _ = read_seconds(store, ids, config.seconds / 10)
+    finally:
+        store.close()
+    return float(split.samples["size"][ids].mean()) / seconds
 
 
 def _ids(split: SplitIndex, config: DoctorConfig, ranks: Ranks) -> IdArray:

@@ -69,9 +69,9 @@ def as_text(
         *(_line(verdict) for verdict in diagnosis.phases),
         "",
         f"bottleneck: {main.bottleneck} ({_why(main)})",
-        f"prediction: {main.images_per_second:,.0f} images/s; {_duration(diagnosis.hours)} for {length.steps:,} steps, "
-        f"{length.steps / length.steps_per_epoch:.4g} epochs",
-        f"without this bottleneck: {main.next_bottleneck} would be next, at {main.ceiling:,.0f} images/s at most",
+        f"prediction: {_rate_text(main.images_per_second)} images/s; {_duration(diagnosis.hours)} for "
+        f"{length.steps:,} steps, {length.steps / length.steps_per_epoch:.4g} epochs",
+        f"without this bottleneck: {main.next_bottleneck} would be next, at {_rate_text(main.ceiling)} images/s",
         "",
         "what to change:",
         *(f"- {line}" for line in advice),
@@ -106,7 +106,7 @@ def _rows(config: DoctorConfig, findings: Findings) -> list[tuple[str, str, str,
     for label, remark in remarks.items():
         value = seconds.get(fields.get(label, label))
         if value is not None:
-            rows.append((label, f"{1000 * value:,.1f}", f"{_rate(findings, value):,.0f}", remark))
+            rows.append((label, f"{1000 * value:,.1f}", _rate_text(_rate(findings, value)), remark))
         elif label in absent:
             rows.append((label, "n/a", "", absent[label]))
     return rows
@@ -116,7 +116,7 @@ def _line(verdict: Verdict) -> str:
     phase = verdict.phase
     note = verdict.bottleneck if phase.steps else f"{verdict.bottleneck} (reckoned, not measured)"
     return (
-        f"{phase.name:<16}{1000 * phase.step_seconds:>10,.1f}{verdict.images_per_second:>11,.0f}"
+        f"{phase.name:<16}{1000 * phase.step_seconds:>10,.1f}{_rate_text(verdict.images_per_second):>11}"
         f"{phase.wait_share:>8.0%}  {note}"
     )
 
@@ -147,8 +147,15 @@ def _phase(verdict: Verdict) -> dict[str, Any]:
     }
 
 
-def _rate(findings: Findings, seconds: float) -> float:
-    return findings.length.global_batch / max(seconds, 1e-9)
+def _rate(findings: Findings, seconds: float) -> float | None:
+    """Images a second; None where a stage takes no time, such as a reduction that backward hides."""
+    return findings.length.global_batch / seconds if seconds > 0 else None
+
+
+def _rate_text(rate: float | None) -> str:
+    if rate is None:
+        return ""
+    return f"{rate:,.0f}" if rate >= 99.5 else f"{rate:.3g}"
 
 
 def _duration(hours: float) -> str:

@@ -95,7 +95,8 @@ def fetch_shards(
         seconds: at least, and at most.
 
     Returns:
-        Bytes a second of this rank, and the shards of which there are complete copies.
+        Bytes a second of this rank, 0 if not even a piece of a shard came; and the shards of which there are complete
+        copies.
     """
     mine = [shard for shard in range(len(split.shards)) if is_remote(split.shard_location(shard))]
     mine = mine[part[0] :: part[1]] or mine
@@ -108,16 +109,18 @@ def fetch_shards(
     }
     least, most = seconds
     with closing(ShardCache(directory, data.shard_cache_bytes, threads=data.fetch_threads)) as copies:
-        start = time.perf_counter()
+        start, came, came_at = time.perf_counter(), 0, 0.0
         copies.read_ahead(list(wished.values()))
         while True:
             time.sleep(_POLL_SECONDS)
             passed = time.perf_counter() - start
+            if copies.bytes_fetched > came:  # told piece by piece: what is under way when time is over does not count
+                came, came_at = copies.bytes_fetched, passed
             there = [shard for shard, remote in wished.items() if (directory / remote.sha256).exists()]
             samples = sum(split.shards[shard].samples for shard in there)
             enough = passed >= least and samples >= wanted_samples
             if enough or passed >= most or len(there) == len(wished):
-                return copies.bytes_fetched / passed, there
+                return came / came_at if came else 0.0, there
 
 
 def only_shards(split: SplitIndex, shards: Sequence[int], samples: int) -> SplitIndex:
