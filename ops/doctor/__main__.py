@@ -38,6 +38,11 @@ def main() -> None:
         fail("doctor", error, show=environment_rank() == 0)
     import torch
 
+    # Before torch has threads, which inherit it. Gradients through scales that begin at zero are too small for normal
+    # floats, which CPUs take ten times as long for; a run leaves that behind in its first updates, and is not to be
+    # judged by them.
+    torch.set_flush_denormal(True)
+
     from model.errors import ModelError
     from ops.doctor.advice import advice
     from ops.doctor.examine import examine
