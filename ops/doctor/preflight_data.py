@@ -26,7 +26,7 @@ def open_or_say(config: DoctorConfig) -> tuple[SplitIndex | None, list[Finding]]
     """
     try:
         split = open_data(config, world_size=1)  # whether the ranks can share the batch is told elsewhere
-        found = f"{split.location}: {len(split):,} samples in {len(split.shards)} shards, {split.manifest.name}"
+        found = f"{split.location}: {len(split):,} samples, shards: {len(split.shards)}, {split.manifest.name}"
         return split, [fine("data", found), check_samples(split, config, environment_rank())]
     except (DataError, RunError) as error:
         return None, [wrong("data", str(error))]
@@ -40,7 +40,7 @@ def check_samples(split: SplitIndex, config: DoctorConfig, rank: int) -> Finding
         told = "; ".join(f"{store.describe(int(ids[place]))}: {reason}" for place, reason in list(reasons.items())[:3])
     if not reasons:
         shards = len(set(split.samples["shard"][ids].tolist()))
-        return fine("data", f"{len(ids)} samples of {shards} shards have the checksums that the index says")
+        return fine("data", f"{len(ids)} samples from {shards} of the shards have the checksums that the index says")
     what = f"{len(reasons)} of {len(ids)} sampled are bad: {told}; restore the shards, or `build_shards verify` them"
     bad_share = len(reasons) / len(ids)
     return (doubtful if bad_share <= config.data.bad_sample_budget else wrong)("data", what)
