@@ -17,12 +17,13 @@ from pathlib import Path
 
 LAST_STEP = "diptych_train_last_step_timestamp_seconds"
 RUN_START = "diptych_run_start_timestamp_seconds"
-_ANSWER_SECONDS = 5.0
+ANSWER_SECONDS = 5.0
+"""For an answer; it is asked for twice at most, by HTTP and by HTTPS."""
 
 
 def main() -> int:
     """Print one line about the rank, and return the exit status that it means."""
-    asked = _parse()
+    asked = parse_arguments()
     try:
         page = read_page(asked.address, asked.port, asked.tls_certificate, asked.tls_key)
     except (OSError, http.client.HTTPException) as error:
@@ -38,7 +39,8 @@ def main() -> int:
     return 0 if healthy else 1
 
 
-def _parse() -> argparse.Namespace:
+def parse_arguments() -> argparse.Namespace:
+    """What was asked for on the command line."""
     parser = argparse.ArgumentParser(prog="health_check", description="Whether a rank still makes steps.")
     # More than timeouts.step_seconds: a rank that stands still ends itself first, and names who is missing.
     parser.add_argument("--max_age_seconds", type=float, default=900, help="since the last step (%(default)s)")
@@ -60,7 +62,7 @@ def read_page(address: str, port: int, certificate: Path | None = None, key: Pat
         OSError, http.client.HTTPException: nobody listens, answers in time, or answers with a page.
     """
     try:
-        return _get(http.client.HTTPConnection(address, port, timeout=_ANSWER_SECONDS))
+        return _get(http.client.HTTPConnection(address, port, timeout=ANSWER_SECONDS))
     except (ConnectionResetError, http.client.HTTPException) as error:  # how a TLS server takes plain HTTP
         context = ssl.create_default_context()
         context.check_hostname = False
@@ -68,9 +70,12 @@ def read_page(address: str, port: int, certificate: Path | None = None, key: Pat
         if certificate is not None:
             context.load_cert_chain(certificate, key)
         try:
-            return _get(http.client.HTTPSConnection(address, port, timeout=_ANSWER_SECONDS, context=context))
-        except ssl.SSLError as unspoken:
-            raise (error if unspoken.reason == "WRONG_VERSION_NUMBER" else unspoken) from None  # it speaks no TLS
+            return _get(http.client.HTTPSConnection(address, port, timeout=ANSWER_SECONDS, context=context))
+        except OSError as unspoken:
+            if getattr(unspoken, "reason", "") == "WRONG_VERSION_NUMBER":
+                raise error from None  # it speaks no TLS
+            hint = "" if certificate else "; if it asks for a certificate, name one: --tls_certificate"
+            raise OSError(f"over TLS: {unspoken}{hint}") from None
 
 
 def _get(connection: http.client.HTTPConnection) -> str:
