@@ -5,12 +5,16 @@
 ARG BASE_IMAGE=python:3.11.14-slim-bookworm
 
 
-# What pyproject.toml asks for, in a file that stays the same when anything else in it changes.
+# What pyproject.toml asks for, in a file that stays the same when anything else in it changes: of the extras, those for
+# shards in the cloud and for the GPU's own numbers.
 FROM ${BASE_IMAGE} AS requirements
+ARG EXTRAS="remote nvml"
 COPY pyproject.toml /
-RUN python3 -c "import tomllib; \
+RUN python3 -c "import os, tomllib; \
 asked = tomllib.load(open('/pyproject.toml', 'rb')); \
-print(*asked['project']['dependencies'], *asked['build-system']['requires'], sep='\n')" > /requirements.txt
+extras = [asked['project']['optional-dependencies'][extra] for extra in os.environ['EXTRAS'].split()]; \
+print(*asked['project']['dependencies'], *sum(extras, []), *asked['build-system']['requires'], sep='\n')" \
+    > /requirements.txt
 
 
 # 6 GB, made again only when a requirement or a constraint changes. pip's configuration (an index of one's own, its

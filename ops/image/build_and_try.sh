@@ -25,6 +25,7 @@ main() {
   check_configuration
   start_container
   check_user
+  check_versions
   make_data
   if [ "$target" = compile ]; then
     check_compiled_steps
@@ -126,6 +127,16 @@ check_user() {
   in_container test ! -w /diptych -a ! -w /diptych/train -a ! -w /opt/diptych || fail "its user can write to its code"
   in_container test ! -e /etc/pip.conf || fail "pip's configuration is in the image"
   echo "user: $who"
+}
+
+# That no library came in which constraints.txt does not hold to one version; pip is that of the base.
+check_versions() {
+  local unheld
+  unheld=$(in_container python -m pip freeze --all --exclude pip --exclude diptych |
+    python3 -c 'import re, sys; name = lambda line: re.sub("[-_.]+", "-", line.strip().lower())
+held = {name(line) for line in open("constraints.txt")}
+print(*(line for line in sys.stdin if name(line) not in held))')
+  [ -z "$unheld" ] || fail "not held by constraints.txt: $unheld"
 }
 
 make_data() {

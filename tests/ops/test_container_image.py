@@ -89,14 +89,21 @@ def test_code_comes_after_everything_that_is_large_or_slow() -> None:
     ]
 
 
-def test_the_requirements_stage_writes_what_pyproject_asks_for(tmp_path: Path) -> None:
-    run = next(line for line in stages()["requirements"] if line.startswith("RUN "))
+def test_the_requirements_stage_writes_what_pyproject_asks_for() -> None:
+    stage = stages()["requirements"]
+    run = next(line for line in stage if line.startswith("RUN "))
     words = shlex.split(run.removeprefix("RUN ").partition(" > ")[0])
     assert words[:2] == ["python3", "-c"]
     program = words[2].replace("'/pyproject.toml'", repr(str(ROOT / "pyproject.toml")))
-    written = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout
+    extras = next(line for line in stage if line.startswith("ARG EXTRAS=")).partition("=")[2].strip('"')
+    done = subprocess.run(
+        [sys.executable, "-c", program], env={"EXTRAS": extras}, capture_output=True, text=True, check=True
+    )
     asked = tomllib.loads((ROOT / "pyproject.toml").read_text())
-    assert written.splitlines() == [*asked["project"]["dependencies"], *asked["build-system"]["requires"]]
+    expected = [*asked["project"]["dependencies"], *asked["build-system"]["requires"]]
+    for extra in extras.split():
+        expected += asked["project"]["optional-dependencies"][extra]
+    assert sorted(done.stdout.splitlines()) == sorted(expected)
 
 
 def test_no_argument_and_no_variable_carries_a_secret() -> None:
