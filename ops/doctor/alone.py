@@ -17,7 +17,7 @@ from pipelines.prefetch import Prefetch
 from train.ranks import Ranks
 
 if TYPE_CHECKING:
-    from train.loop import Trainer
+    from train.trainer import Trainer
 
 _LEAST_BATCHES, _MOST_BATCHES = 3, 50
 _HELD_BATCHES = 2
@@ -143,7 +143,7 @@ def time_transfer(
         pixels = torch.zeros(count, side, side, 3, dtype=torch.uint8, pin_memory=on_cuda)
         cache = CanvasCache(pixels, torch.ones(count, dtype=torch.int64), shared=False)
         ids = torch.randperm(count, generator=torch.Generator().manual_seed(0))[:images].numpy()
-        return repeat_seconds(lambda: cache.get(ids, device), seconds, device, ranks)
+        return repeat_seconds(lambda: cache.get(ids, pinned=on_cuda).to(device), seconds, device, ranks)
     if not on_cuda:
         return None
     encoded = torch.zeros(encoded_bytes, dtype=torch.uint8, pin_memory=True)

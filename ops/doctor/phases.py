@@ -12,8 +12,8 @@ from ops.doctor.reading import KEPT_BATCHES, Reading
 from ops.doctor.storage import drop_shards_from_page_cache, only_shards
 from ops.doctor.together import Course, train_together
 from pipelines.manifest import SplitIndex
-from train.loop import Trainer
 from train.ranks import Ranks
+from train.trainer import Trainer
 
 _FIRST, _LATER = "first epoch", "later epochs"
 _LEAST_STEPS = 8

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from pipelines.loader import Batch
     from train.config import PretrainConfig
     from train.log_line import Outcome
-    from train.loop import Trainer
+    from train.trainer import Trainer
 
 
 @dataclass(frozen=True, kw_only=True)
