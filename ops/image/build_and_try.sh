@@ -112,11 +112,12 @@ start_container() {
   chown 10001:10001 "$work/data" "$work/runs"
 }
 
-# Runs a command as `docker run --network host` does: a process tree of its own, whose first one is the entry point.
+# Runs a command as `docker run --network host` does: a process tree of its own, whose first one is the entry point. Its
+# host's name is one that can be looked up, as in Docker.
 in_container() {
   local entry
   read -ra entry <<< "$(configured Entrypoint)"
-  builder run --isolation oci --runtime runc --network host --volume "$work/data:/diptych/data" \
+  builder run --isolation oci --runtime runc --network host --hostname localhost --volume "$work/data:/diptych/data" \
     --volume "$work/runs:/diptych/runs" "$container" -- "${entry[@]}" "$@"
 }
 
