@@ -4,7 +4,7 @@ CAUSES = {
     "data": "loader",
     "agree": "slowest rank",
     "augment": "views",
-    "forward|loss|backward|optimizer": "network",
+    "forward|loss|backward|optimizer": "encoder",
     "gather|all_reduce": "communication",
     "evaluation": "watching",
     "checkpoint": "checkpoints",
@@ -23,4 +23,4 @@ STAGE_COLOURS = {
     "evaluation": "#96D98D",
     "checkpoint": "#808080",
 }
-"""Waiting is warm, communication violet, the network blue and green."""
+"""Waiting is warm, communication violet, encoder and head blue and green."""

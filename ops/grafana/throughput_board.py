@@ -36,7 +36,7 @@ _REMEDIES = """\
 - **loader**: more `data.decode_threads`, a cache, a nearer disk
 - **slowest rank**: Fleet names it
 - **views**: `views.compile`, or more cores
-- **network**: good, the device learns
+- **encoder**: good, the device learns
 - **communication**: fewer ranks or a faster network
 - **watching**: raise `metrics.log_every_steps`
 - **checkpoints**: raise `checkpoint.every_steps`
@@ -64,7 +64,7 @@ def _verdict() -> list[dashboard.Panel]:
         number(
             "Limited by",
             "What takes the largest share of a step's time, over all ranks of the run, and that share. "
-            "network means that the devices are busy with learning itself, which is what is wanted.",
+            "encoder means that the devices are busy with learning itself, which is what is wanted.",
             "percentunit",
             Query(f"topk by (run) (1, {share_of_step('cause', cause)})", "{{run}}: {{cause}}"),
             width=6,

@@ -53,7 +53,7 @@ def input_series() -> list[dict[str, str]]:
 EXPECTED: dict[tuple[str, str, str], dict[str, float]] = {
     ("throughput", "Limited by", "{{run}}: {{cause}}"): {
         '{run="a", cause="loader"}': 0.5,
-        '{run="b", cause="network"}': 0.4375,
+        '{run="b", cause="encoder"}': 0.4375,
     },
     # 16 images in a quarter of a second are 64 in a whole one, of the slower of two ranks.
     ("throughput", "What each part could deliver alone", "views alone"): {'{run="a"}': 128, '{run="b"}': 128},
