@@ -10,7 +10,7 @@ export MALLOC_TRIM_THRESHOLD_ := 4294967296
 # train/ would otherwise come first on the path of `python train/pretrain.py`.
 export PYTHONSAFEPATH := 1
 
-.PHONY: setup demo test slow gpu-check bench study chaos clean
+.PHONY: setup demo test slow gpu-check bench study chaos doctor-check slurm image clean
 
 setup: .venv/ready
 
@@ -59,6 +59,18 @@ study: setup
 # Kills runs at drawn instants, goes on by the same command, and compares the ends: a quarter of an hour on two cores.
 chaos: setup data/textures/manifest.json
 	$(BIN)/python -m ops.chaos --data.dir data/textures
+
+# The doctor's predictions beside real runs in which one stage is starved: ten minutes on two cores that do nothing else.
+doctor-check: setup
+	$(BIN)/python -m ops.doctor.check
+
+# The batch files on a Slurm of two nodes, made for it; needs root and apt-get install slurm-wlm munge iproute2.
+slurm: setup data/textures/manifest.json
+	$(BIN)/python -m ops.slurm.check --data.dir data/textures
+
+# The container image, built and tried; needs root, apt-get install buildah runc debootstrap, and 40 GB.
+image:
+	ops/image/build_and_try.sh
 
 clean:
 	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -5,10 +5,15 @@ Both have the derivative of the sum of all ranks' losses, which DDP's mean over 
 half of the right gradient.
 """
 
+from collections.abc import Callable
+
 import torch
 import torch.distributed as dist
 from torch import Tensor
 from torch.autograd.function import FunctionCtx
+
+Gather = Callable[[Tensor], Tensor]
+"""This rank's rows -> the rows of all ranks, as `all_gather` does it."""
 
 
 def world_size() -> int:

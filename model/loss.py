@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from model.collectives import all_gather, rank, world_size
+from model.collectives import Gather, all_gather, rank, world_size
 from model.config import LossConfig
 from model.precision import full_float32
 from model.projections import at_least_float32, unit_rows
@@ -30,16 +30,16 @@ _MOST_NEGATIVE_EXPONENT = {torch.float32: -80.0, torch.float64: -700.0}
 """exp of it is still a normal number."""
 
 
-def contrastive_loss(config: LossConfig, z: Tensor) -> Tensor:
+def contrastive_loss(config: LossConfig, z: Tensor, gather: Gather = all_gather) -> Tensor:
     """The loss that the configuration names, of (2B, D) projections as in `nt_xent`; unscaled."""
     if config.name == "nt_xent":
-        return nt_xent(z, config.temperature, l2_normalise=config.l2_normalise)
+        return nt_xent(z, config.temperature, l2_normalise=config.l2_normalise, gather=gather)
     if config.name == "nt_logistic":
-        return nt_logistic(config, z)
-    return margin_triplet(config, z)
+        return nt_logistic(config, z, gather)
+    return margin_triplet(config, z, gather)
 
 
-def nt_xent(z: Tensor, temperature: float, *, l2_normalise: bool = True) -> Tensor:
+def nt_xent(z: Tensor, temperature: float, *, l2_normalise: bool = True, gather: Gather = all_gather) -> Tensor:
     """Normalised-temperature cross-entropy (SimCLR, Chen et al. 2020, eq. 1), over all ranks.
 
     Computed in float32 at least, outside autocast, without TF32. Every rank must hold equally many rows.
@@ -48,6 +48,7 @@ def nt_xent(z: Tensor, temperature: float, *, l2_normalise: bool = True) -> Tens
         z: this rank's projections, (2B, D); rows i and i+B are the two views of image i.
         temperature: tau > 0; the paper uses 0.1 on ImageNet.
         l2_normalise: compare directions; otherwise dot products (table 5).
+        gather: `all_gather`, or what times it.
 
     Returns:
         Scalar in nats: mean over this rank's 2B anchors. Averaged over ranks, as DDP does with gradients, it is the
@@ -59,7 +60,7 @@ def nt_xent(z: Tensor, temperature: float, *, l2_normalise: bool = True) -> Tens
             rows = unit_rows(rows)
         if z.device.type == "cpu" and world_size() == 1 and l2_normalise and _one_shift_serves(rows.dtype, temperature):
             return _by_tiles(rows, temperature, _TILE)
-        keys = all_gather(rows)  # (W·2B, D), rank after rank
+        keys = gather(rows)  # (W·2B, D), rank after rank
         chunk = max(1, _CHUNK_BYTES[z.device.type] // (len(keys) * keys.element_size()))
         return _by_rows(rows, keys, temperature, chunk)
 

@@ -15,29 +15,29 @@ import torch
 import torch.nn.functional as F  # noqa: N812  # the field's name for it
 from torch import Tensor
 
-from model.collectives import all_gather, rank
+from model.collectives import Gather, all_gather, rank
 from model.config import LossConfig
 from model.precision import full_float32
 from model.projections import at_least_float32, unit_rows
 
 
-def nt_logistic(config: LossConfig, z: Tensor) -> Tensor:
+def nt_logistic(config: LossConfig, z: Tensor, gather: Gather = all_gather) -> Tensor:
     """-log sigmoid(u.v+ / tau) - mean over negatives of log sigmoid(-u.v- / tau), this rank's mean over anchors.
 
     The paper's table 2 writes the negative term for one v-; over many we take the mean, so that neither term grows with
     the batch.
     """
     with full_float32(z.device):
-        pairs = _compare(z, l2_normalise=config.l2_normalise)
+        pairs = _compare(z, gather, l2_normalise=config.l2_normalise)
         attract = F.softplus(-pairs.positive / config.temperature)
         repel = F.softplus(pairs.similarity / config.temperature)
         return (attract + _over_negatives(config, pairs, repel)).mean()
 
 
-def margin_triplet(config: LossConfig, z: Tensor) -> Tensor:
+def margin_triplet(config: LossConfig, z: Tensor, gather: Gather = all_gather) -> Tensor:
     """Mean over negatives of max(u.v- - u.v+ + m, 0), this rank's mean over anchors; no temperature."""
     with full_float32(z.device):
-        pairs = _compare(z, l2_normalise=config.l2_normalise)
+        pairs = _compare(z, gather, l2_normalise=config.l2_normalise)
         excess = (pairs.similarity - pairs.positive[:, None] + config.margin).clamp_min(0)
         return _over_negatives(config, pairs, excess).mean()
 
@@ -52,11 +52,11 @@ class _Pairs:
     """(2B, 2N) bool: neither the anchor itself nor its positive."""
 
 
-def _compare(z: Tensor, *, l2_normalise: bool) -> _Pairs:
+def _compare(z: Tensor, gather: Gather, *, l2_normalise: bool) -> _Pairs:
     rows = at_least_float32(z)
     if l2_normalise:
         rows = unit_rows(rows)
-    keys = all_gather(rows)
+    keys = gather(rows)
     row = torch.arange(len(z), device=z.device)
     itself, positive = rank() * len(z) + row, rank() * len(z) + row.roll(len(z) // 2)
     similarity = rows @ keys.T

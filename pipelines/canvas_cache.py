@@ -57,14 +57,21 @@ class CanvasCache:
         checksums = [_checksum(row) for row in pixels.contiguous().numpy()] if self._shared else [1] * len(ids)
         self._checksums[torch.from_numpy(ids)] = torch.tensor(checksums)
 
-    def get(self, ids: IdArray, device: torch.device) -> Tensor:
-        """Gather canvases, (B, 3, S, S) uint8 on a device, channels last in memory."""
-        pinned = device.type == "cuda" and not self._pixels.is_cuda
+    def get(self, ids: IdArray, *, pinned: bool) -> Tensor:
+        """Gather canvases, (B, 3, S, S) uint8 where they are kept, channels last in memory.
+
+        Args:
+            ids: (B,).
+            pinned: if they are kept on the host, gather into pinned memory.
+        """
         canvas = torch.empty(
-            (len(ids), *self._pixels.shape[1:]), dtype=torch.uint8, device=self._pixels.device, pin_memory=pinned
+            (len(ids), *self._pixels.shape[1:]),
+            dtype=torch.uint8,
+            device=self._pixels.device,
+            pin_memory=pinned and not self._pixels.is_cuda,
         )
         torch.index_select(self._pixels, 0, torch.from_numpy(ids).to(self._pixels.device), out=canvas)
-        return canvas.permute(0, 3, 1, 2).to(device)
+        return canvas.permute(0, 3, 1, 2)
 
 
 def open_canvas_cache(

@@ -38,6 +38,8 @@ class LoaderWork:
     decode_seconds: float = 0.0
     gather_seconds: float = 0.0
     """In the cache of decoded canvases."""
+    transfer_seconds: float = 0.0
+    """To the device, of what is not decoded or kept there."""
     draw_seconds: float = 0.0
     images_decoded: int = 0
     images_cached: int = 0
@@ -131,7 +133,9 @@ class CanvasReader:
                 cache.put(ids[missing], decoded)
         work.images_cached += len(ids) - len(missing)
         with work.timed("gather"):
-            return cache.get(ids, self._device)
+            canvas = cache.get(ids, pinned=self._device.type == "cuda")
+        with work.timed("transfer"):
+            return canvas.to(self._device)
 
     def _decode(
         self, ids: IdArray, places: IdArray, replace: Replace, work: LoaderWork, boxes_of: BoxesOf | None = None

@@ -122,8 +122,9 @@ def training_batches(
                 draws = draws_of(batch.ids, batch.part, batch.step)
                 label = torch.from_numpy(split.samples[batch.ids]["label"].astype(np.int64))
                 plan = plan_views(views, draws, data.canvas)
-                if device.type == "cuda":
-                    plan = plan.pin_memory().to(device)
+            if device.type == "cuda":
+                with batch.work.timed("transfer"):
+                    label, plan = label.pin_memory(), plan.pin_memory().to(device)
                     torch.cuda.current_stream().synchronize()  # of this thread: what is handed over has arrived
             yield Batch(
                 step=batch.step,
@@ -131,7 +132,7 @@ def training_batches(
                 draws=draws,
                 plan=plan,
                 sample_id=torch.from_numpy(batch.ids),
-                label=label.pin_memory() if device.type == "cuda" else label,
+                label=label,
                 skipped=batch.skipped,
                 work=batch.work,
             )

@@ -19,7 +19,7 @@ from pipelines.prefetch import Prefetch
 from train.build import build
 from train.config import OptimizerConfig, PretrainConfig
 from train.distributed import make_accelerator
-from train.loop import Trainer
+from train.trainer import Trainer
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda", 0)
 IMAGES = 16

@@ -21,12 +21,12 @@ from pipelines.manifest import SplitIndex, open_split
 from pipelines.order import rank_positions, steps_per_epoch
 from train.checkpoint import save_checkpoint
 from train.config import CheckpointConfig, OptimizerConfig, PretrainConfig, ScheduleConfig
-from train.loop import Trainer
 from train.optimizer import build_optimizer
 from train.probe import Probe
 from train.ranks import Ranks
 from train.resume import find_checkpoint, restore
 from train.run_saver import snapshot
+from train.trainer import Trainer
 
 CPU = torch.device("cpu")
 GLOBAL_BATCH = 16

@@ -53,6 +53,7 @@ class Boundary:
             self.watchdog.at_step(self.step)
 
     def _agree_to_end(self) -> bool:
+        self.saver.trainer.clock.enter("agree")
         self.saver.writer.collect()
         failed_rank = -1 if self.failure is None else self.ranks.rank
         stopping, failed_rank, gave_up, retry = self.ranks.most(
@@ -66,6 +67,7 @@ class Boundary:
         if self.stopping or self.failure is not None:
             return True
         if retry:
+            self.saver.trainer.clock.enter("checkpoint")
             refuse_to_save(self.saver.trainer, self.step)
             self.saver.begin(self.step)
         return False

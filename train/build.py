@@ -11,9 +11,9 @@ from model.simclr import SimCLR
 from pipelines.manifest import SplitIndex
 from pipelines.order import steps_per_epoch
 from train.config import PretrainConfig
-from train.loop import Trainer
 from train.optimizer import build_optimizer
 from train.probe import Probe
+from train.trainer import Trainer
 
 if TYPE_CHECKING:
     from accelerate import Accelerator

@@ -83,8 +83,27 @@ class MetricsConfig:
     """Of the first rank of a node; each further rank takes the next. 0 turns the exporter off."""
     address: str = "127.0.0.1"
     """Listening address; 0.0.0.0 for a Prometheus on another machine."""
+    advertised_host: str = ""
+    """Under which Prometheus reaches this node. Empty: the address, or where that stands for all, the node's name."""
+    targets_dir: str = ""
+    """Where each rank writes a file by which Prometheus finds it (file_sd). Empty: prometheus-targets/ beside run_dir,
+    for all runs there."""
+    tls_certificate: str = ""
+    """PEM file, with its chain: serve by HTTPS only."""
+    tls_key: str = ""
+    """PEM file, of the certificate."""
+    tls_client_ca: str = ""
+    """PEM file: answer only clients with a certificate of this authority."""
+    trackers: tuple[Literal["tensorboard", "wandb"], ...] = ()
+    """Where rank 0 writes the log lines' numbers, too, through Accelerate; needs the extra `track`."""
     log_every_steps: PositiveInt = 10
     """Updates between lines of metrics.jsonl; only at these does the host wait for the device."""
+
+    def __post_init__(self) -> None:
+        if bool(self.tls_certificate) != bool(self.tls_key):
+            raise ValueError("metrics.tls_certificate and metrics.tls_key: name both or none")
+        if self.tls_client_ca and not self.tls_certificate:
+            raise ValueError("metrics.tls_client_ca: clients are asked over TLS only; name metrics.tls_certificate too")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -186,6 +205,11 @@ class PretrainConfig:
     """Compute the encoder's activations again in backward instead of keeping them: less memory, one more forward."""
     cudnn_benchmark: bool = True
     """Let cuDNN time its convolutions at the first step and keep the fastest."""
+    profile: str = ""
+    """steps=A:B writes a Chrome trace of the updates A + 1 to B of this process, and a table of the costliest
+    operators, to RUN/profile/. Empty: none."""
+    nvtx: bool = False
+    """Show the stages of a step to NVIDIA's profilers. CUDA only."""
     stop_after_steps: PositiveInt | None = None
     """Stop when the run has made this many updates in all; the schedule does not change."""
 
@@ -201,7 +225,7 @@ class PretrainConfig:
                 f"data.cache = {self.data.cache}: views.crop = source cuts other crops in every epoch, so that nothing "
                 "can be kept; use data.cache = none, or views.crop = canvas"
             )
-
+        self.profiled_steps()
         if self.micro_batch and self.ddp.static_graph:
             raise ValueError("ddp.static_graph = true: micro_batch leaves out reductions, which a static graph forbids")
 
@@ -214,6 +238,16 @@ class PretrainConfig:
     def uses_channels_last(self) -> bool:
         """The memory layout that is meant."""
         return self.precision != "fp32" if self.channels_last is None else self.channels_last
+
+    def profiled_steps(self) -> tuple[int, int] | None:
+        """A and B of `profile`: the trace begins after A updates and ends after B."""
+        if not self.profile:
+            return None
+        name, _, steps = self.profile.partition("=")
+        first, _, last = steps.partition(":")
+        if name != "steps" or not (first.isdecimal() and last.isdecimal() and int(first) < int(last)):
+            raise ValueError(f"profile = {self.profile}: must be steps=A:B with A < B, such as steps=10:20")
+        return int(first), int(last)
 
     def numeric(self) -> dict[str, Any]:
         """The fields that shape the result, flat: a resumed run must agree in them."""
@@ -251,6 +285,8 @@ _FREE = (
     "cudnn_benchmark",
     "device",
     "cpu_threads",
+    "profile",
+    "nvtx",
     "stop_after_steps",
 )
 

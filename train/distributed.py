@@ -1,12 +1,12 @@
 """The processes of a run: what was asked of launcher and hardware is what there is, or one line says what is not."""
 
 import os
-import shutil
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
+from train.compiler_check import refuse_without_compiler
 from train.config import PretrainConfig
 from train.errors import RunError
 
@@ -92,17 +92,16 @@ def make_accelerator(config: PretrainConfig) -> "Accelerator":
     """
     import torch
     from accelerate import Accelerator
-    from accelerate.utils import DDPCommunicationHookType, DistributedDataParallelKwargs
+    from accelerate.utils import DDPCommunicationHookType, DistributedDataParallelKwargs, ProjectConfiguration
 
     on_cpu = runs_on_cpu(config)
     if config.device == "cuda" and not torch.cuda.is_available():
         raise RunError("device = cuda: torch finds no CUDA device; use device = cpu or check the driver")
+    if config.nvtx and on_cpu:
+        raise RunError("nvtx = true: needs CUDA; on the CPU use profile, whose trace shows the stages as well")
     if config.precision == "fp16" and on_cpu:
         raise RunError("precision = fp16: needs CUDA; use bf16 or fp32 on the CPU")
-    compiler = os.environ.get("CXX", "g++")
-    for name, compiled in (("views.compile", config.views.compile), ("compile", config.compile)):
-        if compiled and on_cpu and shutil.which(compiler) is None:
-            raise RunError(f"{name} = true: the C++ compiler {compiler} is missing; install it or do not compile")
+    refuse_without_compiler(config, on_cpu=on_cpu)
     threads = config.cpu_threads or max(1, len(os.sched_getaffinity(0)) // ranks_on_node())
     os.environ.setdefault("OMP_NUM_THREADS", str(threads))  # or Accelerate takes a number of its own, and says so
     # torch's older switches throughout: it refuses to read one kind after the other was set.
@@ -119,6 +118,8 @@ def make_accelerator(config: PretrainConfig) -> "Accelerator":
         cpu=on_cpu,
         mixed_precision="no" if config.precision == "fp32" else config.precision,
         kwargs_handlers=[ddp],
+        log_with=list(config.metrics.trackers) or None,
+        project_config=ProjectConfiguration(config.run_dir, logging_dir=str(Path(config.run_dir) / "tensorboard")),
     )
     if on_cpu:
         torch.set_num_threads(threads)

@@ -11,7 +11,7 @@ from model.health import health
 from pipelines.loader import Batch
 
 if TYPE_CHECKING:
-    from train.loop import Trainer
+    from train.trainer import Trainer
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,11 +55,11 @@ class LogLine:
     health: dict[str, float]
     """Of this step's global batch, by the names of model/health.py."""
     stage_seconds: dict[str, float]
-    """Of this step on this rank."""
+    """Of a step on this rank, by the names of train/stages.py: the mean since the last line."""
 
 
 def log_line(
-    trainer: "Trainer", batch: Batch, outcome: Outcome, data_seconds: float, images_per_second: float
+    trainer: "Trainer", batch: Batch, outcome: Outcome, stage_seconds: dict[str, float], images_per_second: float
 ) -> LogLine:
     """Gather the numbers of a logging step from all ranks; waits for the device once.
 
@@ -67,7 +67,7 @@ def log_line(
         trainer: of this rank.
         batch: what was learnt from.
         outcome: of the step, with the gradient's norm.
-        data_seconds: that were waited for the batch.
+        stage_seconds: of a step, since the last line.
         images_per_second: since the last line.
     """
     numbers = {"loss": trainer.accelerator.reduce(outcome.loss, reduction="mean"), **health(outcome.z, outcome.h)}
@@ -95,7 +95,7 @@ def log_line(
         left_out_batches=trainer.watch.skipped_updates + len(trainer.left_out),
         probe_top1=_known(told.get("probe_top1")),
         health={name: told[name] for name in names_of_health},
-        stage_seconds={"data": data_seconds, **trainer.clock.seconds()},
+        stage_seconds=stage_seconds,
     )
 
 

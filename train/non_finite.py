@@ -19,7 +19,7 @@ from train.errors import RunError
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
-    from train.loop import Trainer
+    from train.trainer import Trainer
 
 logger = logging.getLogger(__name__)
 

@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ops.exporter import refuse_bad_certificates
 from pipelines.errors import DataError
 from pipelines.manifest import SplitIndex, open_split
 from train.arguments import parse
@@ -19,6 +20,7 @@ from train.distributed import environment_rank, environment_world_size, fail, sh
 from train.errors import RunError
 from train.resume_check import check_run_directory
 from train.stop_request import EX_TEMPFAIL, StopRequest, stop_with_launcher
+from train.trackers import refuse_missing_trackers
 
 if TYPE_CHECKING:
     from train.ranks import Ranks
@@ -33,6 +35,8 @@ def main() -> None:
     logging.basicConfig(format="%(levelname)s: %(message)s")
     try:
         config = parse(PretrainConfig, sys.argv[1:], prog="pretrain")
+        refuse_bad_certificates(config.metrics)
+        refuse_missing_trackers(config)
         split = open_data(config, environment_world_size())
         check_run_directory(config)
     except (RunError, DataError) as error:
@@ -93,16 +97,18 @@ def pretrain(
     Returns:
         Whether the run was asked to stop before that; what it had learnt is saved.
     """
-    from ops.metrics import TrainingMetrics
+    from ops.targets import remove_target
+    from ops.training_metrics import TrainingMetrics
     from train.build import build
     from train.distributed import make_accelerator
     from train.log import RunLog
     from train.resume import find_checkpoint, restore
     from train.run import Run, learn
-    from train.run_directory import announce, log_path
+    from train.run_directory import announce, log_path, note_start
     from train.run_lock import RunLock
     from train.run_saver import RunSaver, export_or_refuse
     from train.same_everywhere import refuse_differing_ranks
+    from train.trackers import finish_trackers, start_trackers
 
     checkpoints = Path(config.run_dir) / "checkpoints"
     accelerator = make_accelerator(config)
@@ -119,8 +125,17 @@ def pretrain(
         if checkpoint and first_step >= last_step:
             # Should the run have died just before it.
             ranks.from_rank_0(lambda: export_or_refuse(checkpoint, config, split))
+            remove_target(config, ranks.rank)
             return False
-        metrics = TrainingMetrics(config, rank=ranks.rank, local_rank=accelerator.local_process_index)
+        metrics = TrainingMetrics(
+            config,
+            ranks,
+            local_rank=accelerator.local_process_index,
+            device=accelerator.device,
+            last_step=last_step,
+            starts=ranks.from_rank_0(lambda: note_start(config, first_step, ranks.world_size)),
+        )
+        start_trackers(accelerator, config)
         told = metrics.checkpoint_attempted
         run = Run(
             trainer=trainer,
@@ -132,7 +147,10 @@ def pretrain(
         )
         if checkpoint and ranks.from_rank_0((checkpoints / checkpoint.state.name).is_dir):
             run.saver.saved_step = first_step
-        return learn(run, first_step, last_step)
+        stopped = learn(run, first_step, last_step)
+        finish_trackers(accelerator)
+        metrics.retire()
+        return stopped
 
 
 if __name__ == "__main__":

@@ -31,7 +31,7 @@ from train.replay_report import as_text, notes, places, verdict
 if TYPE_CHECKING:
     from model.simclr import SimCLR
     from train.checkpoint import Checkpoint
-    from train.loop import Trainer
+    from train.trainer import Trainer
     from train.witness import Examination
 
 

@@ -20,7 +20,7 @@ from train.resume_check import differing_fields, refuse_other_run
 
 if TYPE_CHECKING:
     from model.simclr import SimCLR
-    from train.loop import Trainer
+    from train.trainer import Trainer
 
 logger = logging.getLogger(__name__)
 

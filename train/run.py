@@ -11,11 +11,14 @@ from pipelines.prefetch import Occupancy, Prefetch
 from train.boundary import Boundary
 from train.distributed import ranks_on_node
 from train.log import RunLog
-from train.loop import StepRecord, Trainer, train
+from train.loop import StepRecord, train
 from train.non_finite import NonFiniteError, RollBack, refuse_to_save
 from train.resume import find_checkpoint, restore
 from train.run_saver import RunSaver
+from train.step_profile import profiled
 from train.stop_request import StopRequest
+from train.trackers import track
+from train.trainer import Trainer
 from train.watchdog import Watchdog
 
 
@@ -78,12 +81,15 @@ def _learn(run: Run, first_step: int, last_step: int) -> bool:
         if config.compile and step.step == first_step + 1 and ranks.rank == 0:
             print(f"encoder compiled, with {graph_breaks()} graph breaks", flush=True)
         run.record(step, ahead.occupancy())
+        if step.log is not None:
+            track(trainer.accelerator, step.log)
         if run.log is not None:
             run.log.record(step)
 
     boundary = Boundary(ranks=ranks, stop=run.stop, watchdog=run.watchdog, saver=saver, step=first_step)
     with Prefetch(batches, config.data.prefetch_batches, stop_loader) as ahead:
-        train(trainer, boundary.batches(ahead), last_step=last_step, record=record, save=saver.begin)
+        handed_out = profiled(boundary.batches(ahead), trainer, Path(config.run_dir) / "profile")
+        train(trainer, handed_out, last_step=last_step, record=record, save=saver.begin)
     run.watchdog.allow_startup_time()
     if saver.saved_step != boundary.step > 0:
         refuse_to_save(trainer, boundary.step)

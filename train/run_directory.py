@@ -1,5 +1,9 @@
 """What a run writes into its directory at the start, and says; and where its lines go."""
 
+import json
+import logging
+import platform
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -9,7 +13,9 @@ from train.config import PretrainConfig
 from train.errors import RunError
 
 if TYPE_CHECKING:
-    from train.loop import Trainer
+    from train.trainer import Trainer
+
+logger = logging.getLogger(__name__)
 
 
 def announce(config: PretrainConfig, split: SplitIndex, trainer: "Trainer", first_step: int, last_step: int) -> None:
@@ -52,6 +58,20 @@ def announce(config: PretrainConfig, split: SplitIndex, trainer: "Trainer", firs
         )
     else:
         print(f"starting in {run_dir}, to step {last_step} of {trainer.total_steps}", flush=True)
+
+
+def note_start(config: PretrainConfig, first_step: int, world_size: int) -> int:
+    """Add a line to RUN/starts.jsonl; returns how many times the run had been started before."""
+    path = Path(config.run_dir) / "starts.jsonl"
+    start = {"time": round(time.time()), "step": first_step, "world_size": world_size, "host": platform.node()}
+    try:
+        before = len(path.read_text().splitlines()) if path.exists() else 0
+        with path.open("a") as file:
+            file.write(json.dumps(start) + "\n")
+    except OSError as error:
+        logger.warning("%s cannot be written (%s); restarts are not counted", path, error.strerror)
+        return 0
+    return before
 
 
 def log_path(config: PretrainConfig, change: int) -> Path:

@@ -20,7 +20,7 @@ from train.stop_request import StopRequest
 
 if TYPE_CHECKING:
     from model.simclr import SimCLR
-    from train.loop import Trainer
+    from train.trainer import Trainer
 
 logger = logging.getLogger(__name__)
 

@@ -12,7 +12,7 @@ from torch.linalg import vector_norm
 from model.simclr import SimCLR
 from pipelines.loader import Batch
 from pipelines.plan import Plan
-from train.loop import Trainer
+from train.trainer import Trainer
 
 
 @dataclass(frozen=True, kw_only=True)

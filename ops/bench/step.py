@@ -23,7 +23,7 @@ from train.errors import RunError
 
 if TYPE_CHECKING:
     from pipelines.loader import Batch
-    from train.loop import Trainer
+    from train.trainer import Trainer
 
 _WARM_UP_STEPS = 2
 

@@ -39,5 +39,6 @@ def test_an_unknown_subject_is_refused_in_one_line() -> None:
     done = subprocess.run([sys.executable, "-m", "ops.bench", "speed"], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (
         2,
-        "bench: error: name what to measure: step, loader, builder, augment, sharpness, loss, lars, checkpoint\n",
+        "bench: error: name what to measure: step, loader, builder, augment, sharpness, loss, lars, checkpoint, "
+        "metrics\n",
     )

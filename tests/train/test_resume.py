@@ -19,11 +19,11 @@ from train.arguments import parse
 from train.checkpoint import load_latest
 from train.config import PretrainConfig
 from train.errors import RunError
-from train.loop import Trainer
 from train.non_finite import NonFiniteError
 from train.pretrain import open_data, pretrain
 from train.ranks import Ranks
 from train.resume_check import check_run_directory
+from train.trainer import Trainer
 from train.watchdog import Watchdog
 
 Train = Callable[..., None]

@@ -19,7 +19,7 @@ from train.build import build
 from train.config import OptimizerConfig, PretrainConfig, ProbeConfig
 from train.distributed import make_accelerator
 from train.log_line import LogLine, log_line
-from train.loop import Trainer
+from train.trainer import Trainer
 
 IMAGES = 8
 
@@ -157,7 +157,7 @@ def test_a_log_line_holds_the_health_of_the_batch_and_the_probes_accuracy(
 ) -> None:
     trainer, _ = trainer_of(config)
     outcome = trainer.train_step(batches[0], examine=True)
-    line: LogLine = log_line(trainer, batches[0], outcome, 0.5, 100.0)
+    line: LogLine = log_line(trainer, batches[0], outcome, {}, 100.0)
     assert line.step == batches[0].step + 1
     assert line.loss == pytest.approx(float(outcome.loss))
     assert line.gradient_norm > 0
