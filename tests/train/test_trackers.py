@@ -1,3 +1,4 @@
+import time
 import warnings
 from pathlib import Path
 
@@ -67,7 +68,10 @@ def test_wandb_gets_the_numbers_of_the_log_lines(tmp_path: Path, monkeypatch: py
         warnings.simplefilter("ignore")
         log_two_lines(tmp_path, "wandb")
     (record,) = (tmp_path / "run" / "wandb").glob("offline-run-*/run-*.wandb")
-    assert b"train/loss" in record.read_bytes()
+    deadline = time.monotonic() + 60  # its own process writes
+    while b"train/loss" not in record.read_bytes():
+        assert time.monotonic() < deadline, record.read_bytes()
+        time.sleep(0.1)
 
 
 def test_a_tracker_that_is_not_installed_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
