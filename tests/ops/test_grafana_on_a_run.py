@@ -1,9 +1,7 @@
 """The dashboards' queries, answered by a real Prometheus that scrapes a real run of two ranks."""
 
 import re
-import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -13,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from live_prometheus import free_ports, live_prometheus, wait_until_true
 from PIL import Image
 from started_ranks import ROOT, start_ranks
 from tiny_shards import tiny_shards
@@ -24,27 +23,6 @@ from train.errors import RunError
 
 SCRAPES = 12
 """So many of each rank fill the window of rates."""
-CONFIGURATION = """
-global: {{scrape_interval: 1s}}
-scrape_configs:
-  - job_name: diptych
-    file_sd_configs: [{{files: ["{directory}/prometheus-targets/*.json"], refresh_interval: 1s}}]
-"""
-
-
-def free_ports(number: int) -> int:
-    """The first of so many in a row."""
-    while True:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            first = int(probe.getsockname()[1])
-        try:
-            for port in range(first, first + number):
-                with socket.socket() as probe:
-                    probe.bind(("127.0.0.1", port))
-        except (OSError, OverflowError):
-            continue
-        return first
 
 
 def data_with_a_damaged_sample(directory: Path) -> Path:
@@ -59,27 +37,8 @@ def data_with_a_damaged_sample(directory: Path) -> Path:
     return data
 
 
-def wait_for_scrapes(span: Span, directory: Path) -> Span:
-    """Until every rank has been scraped often enough, and a checkpoint written; returns the span up to now."""
-    deadline = time.monotonic() + 120
-    seen = f"count(count_over_time(diptych_train_epoch[{SCRAPES}s]) >= {SCRAPES - 1})"
-    ready = f"({seen} == 2) and on () diptych_checkpoint_write_seconds_count > 1"
-    while True:
-        now = replace(span, end=time.time())
-        try:
-            if at_an_instant(ready, now):
-                return now
-        except RunError:
-            pass  # the server has not begun to listen
-        assert time.monotonic() < deadline, f"no metrics; {[path.name for path in directory.rglob('*.json')]}"
-        time.sleep(0.3)
-
-
 @pytest.fixture(scope="module")
 def watched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Span]:
-    prometheus = shutil.which("prometheus")
-    if prometheus is None:
-        pytest.skip("prometheus is not installed (Debian package prometheus)")
     directory = tmp_path_factory.mktemp("watched")
     data = data_with_a_damaged_sample(directory / "data")
     port = free_ports(3)
@@ -90,26 +49,15 @@ def watched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Span]:
         "--data.cache=none",
         "--data.bad_sample_budget=0.5",
     ]
-    (directory / "prometheus.yml").write_text(CONFIGURATION.format(directory=directory))
-    ranks = start_ranks("nowhere", directory, data, [flags, flags])
-    server = subprocess.Popen(
-        [
-            prometheus,
-            f"--web.listen-address=127.0.0.1:{port}",
-            f"--storage.tsdb.path={directory / 'tsdb'}",
-            f"--config.file={directory / 'prometheus.yml'}",
-        ],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
-    try:
-        start = Span(server=f"http://127.0.0.1:{port}", end=time.time(), seconds=30)
-        yield wait_for_scrapes(start, directory)
-    finally:
-        server.terminate()
-        server.wait(30)
-        ranks.signal(signal.SIGTERM)
-        ends = ranks.ends()
+    scraped_often = f"count(count_over_time(diptych_train_epoch[{SCRAPES}s]) >= {SCRAPES - 1}) == 2"
+    ready = f"({scraped_often}) and on () diptych_checkpoint_write_seconds_count > 1"
+    with live_prometheus(directory, port) as server:
+        ranks = start_ranks("nowhere", directory, data, [flags, flags])
+        try:
+            yield wait_until_true(ready, Span(server=server, end=time.time(), seconds=30), seconds=120)
+        finally:
+            ranks.signal(signal.SIGTERM)
+            ends = ranks.ends()
     assert [status for status, _ in ends] == [75, 75], ends
 
 
