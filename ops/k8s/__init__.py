@@ -1,0 +1,1 @@
+"""Runs on Kubernetes: Kustomize folders, and what their pods start before the ranks."""
