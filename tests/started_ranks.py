@@ -57,6 +57,12 @@ class StartedRanks:
         for process in self.processes:
             process.send_signal(number)
 
+    def kill(self) -> None:
+        """Whatever ranks are left, at the end of a test."""
+        for process in self.processes:
+            with process:  # waits, and closes its pipe
+                process.kill()
+
     def ends(self, seconds: float = 60) -> list[tuple[int, str]]:
         """Exit status and what stood on stderr, by rank."""
         deadline = time.monotonic() + seconds

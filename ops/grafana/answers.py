@@ -90,8 +90,16 @@ def _ask(server: str, what: str, **parameters: str) -> list[Json]:
         with urllib.request.urlopen(url, timeout=_TIMEOUT_SECONDS) as answer:  # noqa: S310  # checked above
             data = json.load(answer)["data"]["result"]
     except urllib.error.HTTPError as error:
-        reason = json.loads(error.read() or b"{}").get("error", error.reason)
-        raise RunError(f"prometheus: {server} refused {parameters['query']}: {reason}") from None
+        raise RunError(f"prometheus: {server} refused {parameters['query']}: {_reason(error)}") from None
     except (OSError, ValueError, KeyError) as error:
         raise RunError(f"prometheus: {server} does not answer as one does ({error})") from None
     return list(data)
+
+
+def _reason(error: urllib.error.HTTPError) -> str:
+    """What the server says of a refusal: JSON of a query, plain text while it still starts (503)."""
+    body = error.read().decode(errors="replace").strip()
+    try:
+        return str(json.loads(body)["error"])
+    except (ValueError, KeyError, TypeError):
+        return body or str(error.reason)

@@ -63,9 +63,9 @@ def story(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Story]:
         server = stack.enter_context(live_prometheus(directory, port))
         url = stack.enter_context(throttled_server(data, BYTES_PER_SECOND))
         fed = start_ranks("nowhere", directory / "marks-fed", data, [fed_flags] * 2)
-        stack.callback(fed.signal, signal.SIGKILL)
+        stack.callback(fed.kill)
         hungry = start_ranks("nowhere", directory / "marks-hungry", data, [[*hungry_flags, f"--data.dir={url}"]] * 2)
-        stack.callback(hungry.signal, signal.SIGKILL)
+        stack.callback(hungry.kill)
 
         # Long enough for the alert to have fired for `fed`, too, if it were to: a window of 5 s and 10 s more.
         now = Span(server=server, end=time.time(), seconds=30)
