@@ -14,7 +14,7 @@ RESIZE = re.compile(r"(short|canvas):([1-9]\d{0,3})")
 
 
 def add_build_commands(commands: Any) -> None:
-    """Add textures, cifar10, folder, imagenet, reshuffle and merge.
+    """Add textures, cifar10, cifar100, folder, imagenet, reshuffle and merge.
 
     Args:
         commands: what `ArgumentParser.add_subparsers` returned. Each command sets `run`, which takes the parsed options
@@ -23,8 +23,7 @@ def add_build_commands(commands: Any) -> None:
     textures = commands.add_parser("textures", help="procedural images, made from the seed")
     textures.add_argument("--train-count", type=_positive, default=BuildOptions.train_count, help=DEFAULT)
     textures.add_argument("--test-count", type=_positive, default=BuildOptions.test_count, help=DEFAULT)
-    cifar = commands.add_parser("cifar10", help="CIFAR-10, downloaded unless --source names it")
-    cifar.add_argument("--source", type=Path, help="an official archive, or the directory it was unpacked into")
+    cifars = {f"cifar{classes}": _add_cifar(commands, classes) for classes in (10, 100)}
     folder = commands.add_parser("folder", help="images of your own")
     folder.add_argument(
         "--source",
@@ -47,11 +46,18 @@ def add_build_commands(commands: Any) -> None:
         help="a data set, written anew in another order or form; of foreign samples only image and label stay",
     )
     reshuffle.add_argument("source", type=Path, metavar="DIR", help="data set directory, local")
-    kinds = {"textures": textures, "cifar10": cifar, "folder": folder, "imagenet": imagenet, "reshuffle": reshuffle}
+    kinds = {"textures": textures, **cifars, "folder": folder, "imagenet": imagenet, "reshuffle": reshuffle}
     for kind, command in kinds.items():
         _add_common(command)
         command.set_defaults(run=_build, kind=kind)
     _add_merge(commands)
+
+
+def _add_cifar(commands: Any, classes: int) -> argparse.ArgumentParser:
+    help_text = f"CIFAR-{classes}, downloaded unless --source names it"
+    command: argparse.ArgumentParser = commands.add_parser(f"cifar{classes}", help=help_text)
+    command.add_argument("--source", type=Path, help="an official archive, or the directory it was unpacked into")
+    return command
 
 
 def _add_common(command: argparse.ArgumentParser) -> None:

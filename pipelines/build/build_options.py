@@ -16,7 +16,7 @@ class BuildOptions:
     """Of one build."""
 
     kind: str
-    """textures, cifar10, folder, imagenet or reshuffle."""
+    """textures, cifar10, cifar100, folder, imagenet or reshuffle."""
     output: Path
     source: Path | None = None
     seed: int = PlanOptions.seed

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from pipelines.build import cifar10, textures
+from pipelines.build import cifar, textures
 from pipelines.build.build_options import BuildOptions
 from pipelines.build.dataset_source import dataset_source
 from pipelines.build.imagenet import imagenet_source
@@ -22,8 +22,9 @@ def open_source(options: BuildOptions, scratch: Path) -> Source:
     path, spool = options.source, scratch / "spool"
     if options.kind == "textures":
         return textures.textures_source(options.seed, options.train_count, options.test_count)
-    if options.kind == "cifar10":
-        return cifar10.cifar10_source(path or cifar10.downloaded(scratch), spool)
+    if options.kind in ("cifar10", "cifar100"):
+        which = cifar.CIFAR10 if options.kind == "cifar10" else cifar.CIFAR100
+        return cifar.cifar_source(which, path or cifar.downloaded(which, scratch), spool)
     if path is None:
         raise ValueError(f"{options.kind} without a source")
     match options.kind:
