@@ -7,6 +7,8 @@ from pipelines.build.build_options import BuildOptions
 from pipelines.build.dataset_source import dataset_source
 from pipelines.build.imagenet import imagenet_source
 from pipelines.build.sources import Source, folder_source
+from pipelines.build.torchvision_source import torchvision_source
+from pipelines.errors import DataError
 
 
 def open_source(options: BuildOptions, scratch: Path) -> Source:
@@ -30,7 +32,20 @@ def open_source(options: BuildOptions, scratch: Path) -> Source:
     match options.kind:
         case "imagenet":
             return imagenet_source(path)
+        case "torchvision":
+            return torchvision_source(str(options.name), path, spool, download=_may_download(options))
         case "reshuffle":
             return dataset_source(path, options.storage)
         case _:
             return folder_source(path, spool)
+
+
+def _may_download(options: BuildOptions) -> bool:
+    """Whether the source may fetch what is not there.
+
+    Raises:
+        DataError: parts are to.
+    """
+    if options.download and options.part is not None:
+        raise DataError("--download: every part would fetch the same; fetch it first, with --dry-run instead of --part")
+    return options.download

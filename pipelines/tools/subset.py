@@ -127,6 +127,7 @@ def _manifest(whole: Manifest, splits: dict[str, Split], options: SubsetOptions)
             "source": "subset",
             "options": made,
             "statistics": "of the whole",
+            **({"metric": whole.made["metric"]} if "metric" in whole.made else {}),
             "whole": {"name": whole.name, "fingerprint": whole.fingerprint, "made": whole.made},
         },
     )
