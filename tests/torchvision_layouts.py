@@ -5,12 +5,15 @@ import json
 import pickle
 from collections.abc import Callable
 from typing import Any
+from zlib import crc32
 
 import numpy as np
 import numpy.typing as npt
 from raw_images import Tree, encoded
 from scipy.io import savemat
 
+from pipelines.build.cifar import CifarSet
+from pipelines.build.transfer_sets import TRANSFER_SETS
 from pipelines.hashing import hash64
 
 Placed = dict[str, tuple[str, str]]
@@ -135,20 +138,21 @@ LAYOUTS: dict[str, Callable[[], Layout]] = {
 }
 
 
-def cifar_pixels(split: str) -> npt.NDArray[np.uint8]:
-    """(4, 32, 32, 3) of a batch."""
-    bits = hash64(len(split), np.arange(4 * 32 * 32 * 3))
+def cifar_pixels(batch: str) -> npt.NDArray[np.uint8]:
+    """(4, 32, 32, 3) of a batch, by its name."""
+    bits = hash64(crc32(batch.encode()), np.arange(4 * 32 * 32 * 3))
     return (bits % np.uint64(256)).astype(np.uint8).reshape(4, 32, 32, 3)
 
 
-def cifar100() -> Tree:
-    """Python version; image i of each batch has label 10 i."""
-    names = [f"name{number}" for number in range(100)]
-    tree = {"cifar-100-python/meta": pickle.dumps({"fine_label_names": names, "coarse_label_names": ["x"] * 20}, 2)}
-    for split in ("train", "test"):
-        planes = cifar_pixels(split).transpose(0, 3, 1, 2).reshape(4, 3072)
-        content = {"data": np.ascontiguousarray(planes), "fine_labels": [0, 10, 20, 30], "coarse_labels": [1, 1, 1, 1]}
-        tree[f"cifar-100-python/{split}"] = pickle.dumps(content, 2)
+def cifar(which: CifarSet) -> Tree:
+    """Python version; image i of each batch has label 2 i."""
+    directory = TRANSFER_SETS[which.name].unpacked[0]
+    file, key = which.python_names
+    tree = {f"{directory}/{file}": pickle.dumps({key: [f"name{number}" for number in range(which.classes)]}, 2)}
+    for batch, _ in which.batches:
+        planes = cifar_pixels(batch).transpose(0, 3, 1, 2).reshape(4, 3072)
+        content = {"data": np.ascontiguousarray(planes), which.labels_key: [0, 2, 4, 6], "coarse_labels": [1, 1, 1, 1]}
+        tree[f"{directory}/{batch}"] = pickle.dumps(content, 2)
     return tree
 
 

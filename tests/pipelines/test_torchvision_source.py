@@ -2,6 +2,8 @@
 
 import io
 import json
+import subprocess
+import sys
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -12,8 +14,9 @@ from foreign_shards import stored_images
 from indexing import refused
 from PIL import Image
 from raw_images import encoded, write_archive, write_tree
-from torchvision_layouts import LAYOUTS, cifar100, cifar_pixels, food101, pets
+from torchvision_layouts import LAYOUTS, cifar, cifar_pixels, food101, pets
 
+from pipelines.build.cifar import CIFAR10, CIFAR100, CifarSet
 from pipelines.build.torchvision_source import torchvision_source
 from pipelines.build.transfer_sets import LEFT_OUT, TRANSFER_SETS
 from pipelines.build_shards import main
@@ -46,7 +49,7 @@ def stored(directory: Path) -> dict[bytes, tuple[str, str]]:
     return found
 
 
-@pytest.mark.parametrize("name", LAYOUTS.keys() - {"caltech101"})
+@pytest.mark.parametrize("name", sorted(LAYOUTS.keys() - {"caltech101"}))
 def test_images_keep_their_bytes_and_have_the_splits_and_classes_of_the_paper(tmp_path: Path, name: str) -> None:
     tree, placed = LAYOUTS[name]()
     output = build(name, write_tree(tmp_path / "root", tree), tmp_path / "out")
@@ -75,18 +78,26 @@ def test_caltech_has_30_train_images_of_each_class_whatever_the_seed(tmp_path: P
     assert test_names == {"0006", "0015", "0024", "0033", "0034"}  # and so on every machine
 
 
-def test_cifar_100_is_stored_as_png_with_its_fine_labels(tmp_path: Path) -> None:
-    output = build("cifar100", write_tree(tmp_path / "root", cifar100()), tmp_path / "out")
+@pytest.mark.parametrize("which", [CIFAR10, CIFAR100], ids=lambda which: which.name)
+def test_cifar_is_stored_as_png_with_the_labels_of_its_classes(tmp_path: Path, which: CifarSet) -> None:
+    output = build(which.name, write_tree(tmp_path / "root", cifar(which)), tmp_path / "out")
     found = stored(output)
-    for split in ("train", "test"):
-        for number, pixels in enumerate(cifar_pixels(split)):
-            (image,) = (png for png, where in found.items() if where == (split, f"name{10 * number}"))
-            with Image.open(io.BytesIO(image)) as opened:
-                assert opened.format == "PNG"
-                np.testing.assert_array_equal(np.asarray(opened), pixels)
+    assert len(found) == 4 * len(which.batches)
+    for png, (split, name) in found.items():
+        with Image.open(io.BytesIO(png)) as opened:
+            assert opened.format == "PNG"
+            number = int(name.removeprefix("name")) // 2
+            batches = [batch for batch, of_split in which.batches if of_split == split]
+            assert any((cifar_pixels(batch)[number] == np.asarray(opened)).all() for batch in batches)
     assert read_manifest(output).made["metric"] == "top1"
-    assert main(["cifar100", "--source", str(tmp_path / "root"), "--output", str(tmp_path / "same")]) == 0
+    assert main([which.name, "--source", str(tmp_path / "root"), "--output", str(tmp_path / "same")]) == 0
     assert read_manifest(tmp_path / "same").fingerprint == read_manifest(output).fingerprint
+
+
+def test_nothing_of_torch_is_imported_by_the_processes_that_write() -> None:
+    modules = "pipelines.build.open_source, pipelines.build.finished_shards"
+    program = f"import sys, {modules}; print('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", program], check=True, capture_output=True).stdout == b"False\n"
 
 
 def test_processes_and_parts_make_the_same_bytes_as_one_process(tmp_path: Path) -> None:
