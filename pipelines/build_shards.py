@@ -4,6 +4,7 @@
     python -m pipelines.build_shards cifar10 --output data/cifar10
     python -m pipelines.build_shards folder --source images.tar.gz --output data/images
     python -m pipelines.build_shards imagenet --source /raw/imagenet --output data/imagenet --resize canvas:256
+    python -m pipelines.build_shards torchvision --name pets --root /raw --download true --output data/pets
     python -m pipelines.build_shards reshuffle data/images --output data/images256 --seed 1 --resize short:256
     python -m pipelines.build_shards verify data/images
 

@@ -34,8 +34,8 @@ FORBIDDEN_CALLS = {
     *("yaml.load", "yaml.load_all", "yaml.unsafe_load", "yaml.full_load", "runpy.run_path"),
 }
 MAY_UNPICKLE = {
-    "pipelines/build/array_pickle.py": "CIFAR-10 comes pickled: an Unpickler that knows nothing but uint8 arrays",
-    "pipelines/build/cifar10.py": "names that Unpickler's error",
+    "pipelines/build/array_pickle.py": "CIFAR comes pickled: an Unpickler that knows nothing but uint8 arrays",
+    "pipelines/build/cifar.py": "names that Unpickler's error",
 }
 VIT = "vit_tiny_patch16_224"
 ENCODER = EncoderConfig(name="resnet18", stem="cifar", width=0.125)

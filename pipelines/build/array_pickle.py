@@ -1,4 +1,4 @@
-"""Reads dictionaries of uint8 arrays from a pickle, as CIFAR-10 comes in, without running what the pickle says.
+"""Reads dictionaries of uint8 arrays from a pickle, as CIFAR comes in, without running what the pickle says.
 
 Unpickling calls whatever the file names. Here it gets stand-ins for the few names that NumPy arrays need, so not even
 NumPy's own unpickling code meets the file.

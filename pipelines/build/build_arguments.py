@@ -8,13 +8,14 @@ from typing import Any
 from pipelines.build.argument_types import available_cores, integer_within
 from pipelines.build.build_directory import Part
 from pipelines.build.build_options import BuildOptions
+from pipelines.build.transfer_sets import LEFT_OUT, TRANSFER_SETS
 
 DEFAULT = "default %(default)s"
 RESIZE = re.compile(r"(short|canvas):([1-9]\d{0,3})")
 
 
 def add_build_commands(commands: Any) -> None:
-    """Add textures, cifar10, folder, imagenet, reshuffle and merge.
+    """Add textures, cifar10, cifar100, folder, imagenet, torchvision, reshuffle and merge.
 
     Args:
         commands: what `ArgumentParser.add_subparsers` returned. Each command sets `run`, which takes the parsed options
@@ -23,8 +24,7 @@ def add_build_commands(commands: Any) -> None:
     textures = commands.add_parser("textures", help="procedural images, made from the seed")
     textures.add_argument("--train-count", type=_positive, default=BuildOptions.train_count, help=DEFAULT)
     textures.add_argument("--test-count", type=_positive, default=BuildOptions.test_count, help=DEFAULT)
-    cifar = commands.add_parser("cifar10", help="CIFAR-10, downloaded unless --source names it")
-    cifar.add_argument("--source", type=Path, help="an official archive, or the directory it was unpacked into")
+    cifars = {f"cifar{classes}": _add_cifar(commands, classes) for classes in (10, 100)}
     folder = commands.add_parser("folder", help="images of your own")
     folder.add_argument(
         "--source",
@@ -42,16 +42,42 @@ def add_build_commands(commands: Any) -> None:
         help="holds ILSVRC2012_img_train.tar or train/, ILSVRC2012_img_val.tar or val/, and the labels of val in "
         "ILSVRC2012_devkit_t12.tar.gz; without val only train is built",
     )
+    transfer = commands.add_parser(
+        "torchvision",
+        help="a set of the paper's transfer experiments, as torchvision unpacks it; train and val become train",
+    )
+    transfer.add_argument("--name", type=_transfer_set, required=True, help=f"which: {', '.join(TRANSFER_SETS)}")
+    transfer.add_argument(
+        "--root", dest="source", type=Path, required=True, metavar="DIR", help="holds the set's directory"
+    )
+    transfer.add_argument(
+        "--download",
+        type=_true_or_false,
+        nargs="?",
+        const=True,
+        default=False,
+        metavar="true",
+        help="let torchvision fetch it to --root if it is not there; default false",
+    )
     reshuffle = commands.add_parser(
         "reshuffle",
         help="a data set, written anew in another order or form; of foreign samples only image and label stay",
     )
     reshuffle.add_argument("source", type=Path, metavar="DIR", help="data set directory, local")
-    kinds = {"textures": textures, "cifar10": cifar, "folder": folder, "imagenet": imagenet, "reshuffle": reshuffle}
-    for kind, command in kinds.items():
+    kinds = {"textures": textures, **cifars, "folder": folder, "imagenet": imagenet, "reshuffle": reshuffle}
+    for command in kinds.values():
+        command.add_argument("--name", help="of the data set; by default that of the source")
+    for kind, command in [*kinds.items(), ("torchvision", transfer)]:
         _add_common(command)
         command.set_defaults(run=_build, kind=kind)
     _add_merge(commands)
+
+
+def _add_cifar(commands: Any, classes: int) -> argparse.ArgumentParser:
+    help_text = f"CIFAR-{classes}, downloaded unless --source names it"
+    command: argparse.ArgumentParser = commands.add_parser(f"cifar{classes}", help=help_text)
+    command.add_argument("--source", type=Path, help="an official archive, or the directory it was unpacked into")
+    return command
 
 
 def _add_common(command: argparse.ArgumentParser) -> None:
@@ -89,7 +115,6 @@ def _add_common(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--on-error", choices=("fail", "skip"), default=BuildOptions.on_error, help=f"for bad images; {DEFAULT}"
     )
-    command.add_argument("--name", help="of the data set; by default that of the source")
     _add_workers(command)
     command.add_argument(
         "--part",
@@ -136,6 +161,20 @@ def _merge(options: argparse.Namespace) -> int:
 
 _positive = integer_within(1, 2**63 - 1)
 _seed = integer_within(0, 2**64 - 1)
+
+
+def _transfer_set(text: str) -> str:
+    if text in LEFT_OUT:
+        raise argparse.ArgumentTypeError(LEFT_OUT[text])
+    if text not in TRANSFER_SETS:
+        raise argparse.ArgumentTypeError(f"'{text}' is none of {', '.join(TRANSFER_SETS)}")
+    return text
+
+
+def _true_or_false(text: str) -> bool:
+    if text not in ("true", "false"):
+        raise argparse.ArgumentTypeError(f"'{text}' is neither true nor false")
+    return text == "true"
 
 
 def _resize(text: str) -> str:

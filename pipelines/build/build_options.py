@@ -16,7 +16,7 @@ class BuildOptions:
     """Of one build."""
 
     kind: str
-    """textures, cifar10, folder, imagenet or reshuffle."""
+    """textures, cifar10, cifar100, folder, imagenet, torchvision or reshuffle."""
     output: Path
     source: Path | None = None
     seed: int = PlanOptions.seed
@@ -29,7 +29,7 @@ class BuildOptions:
     on_error: str = "fail"
     """fail or skip: what to do about bad images."""
     name: str | None = None
-    """Of the data set; by default that of the source."""
+    """Of the data set; by default that of the source. For torchvision, which set."""
     workers: int = field(default_factory=available_cores)
     """Processes."""
     part: Part | None = None
@@ -37,6 +37,8 @@ class BuildOptions:
     restart: bool = False
     """Throw away what an earlier build left unfinished."""
     dry_run: bool = False
+    download: bool = False
+    """Let torchvision fetch what is not there."""
     train_count: int = TRAIN_COUNT
     """Of textures."""
     test_count: int = TEST_COUNT

@@ -56,7 +56,7 @@ def make_plan(
         resize=source.resize if options.storage.resize == "none" else options.storage.resize,
         on_error=on_error,
         faults=source.faults,
-        made={**made, **settings, "on_error": on_error},
+        made={**made, **settings, "on_error": on_error, **({"metric": source.metric} if source.metric else {})},
     )
 
 

@@ -19,8 +19,8 @@ from pipelines.remote.locations import is_remote
 def dataset_source(path: Path, storage: Storage) -> Source:
     """List the images of a data set, by the order in its index.
 
-    Splits, labels and class names stay, and so do the heights and widths of the originals where images were resized.
-    Other members of foreign samples are dropped.
+    Splits, labels, class names and the metric stay, and so do the heights and widths of the originals where images were
+    resized. Other members of foreign samples are dropped.
 
     Raises:
         DataError: it does not match its manifest, is remote, has other splits than ours, or was stretched to a canvas
@@ -42,6 +42,7 @@ def dataset_source(path: Path, storage: Storage) -> Source:
         read=read_stored,
         faults=[],
         resize=manifest.resize,
+        metric=str(manifest.made.get("metric", "")),
     )
 
 

@@ -92,23 +92,27 @@ def check_image(data: bytes) -> CheckedImage:
     return decode_image(data).checked()
 
 
-def decode_image(data: bytes) -> DecodedImage:
+def decode_image(data: bytes, formats: tuple[str, ...] = ("JPEG", "PNG")) -> DecodedImage:
     """Decode an image to its last pixel.
 
     Damage in what surrounds the pixels (EXIF, further pictures behind the first) is passed over, as DALI does: Pillow
     warns of it, and raises where pixels are damaged.
 
+    Args:
+        data: the encoded image.
+        formats: that are taken, by Pillow's names.
+
     Raises:
-        BadImageError: it is neither JPEG nor PNG, too large, or damaged.
+        BadImageError: it is of none of the formats, too large, or damaged.
     """
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            return _decode(data)
+            return _decode(data, formats)
     except BadImageError:
         raise
     except UnidentifiedImageError:
-        raise BadImageError("neither JPEG nor PNG" if data else "empty file") from None
+        raise BadImageError(f"neither {' nor '.join(formats)}" if data else "empty file") from None
     except Exception as error:  # Pillow's decoders raise a dozen types on damaged files
         raise BadImageError(f"{type(error).__name__}: {error}") from error
 
@@ -136,8 +140,8 @@ def channel_statistics(histogram: npt.NDArray[np.int64]) -> tuple[list[float], l
     return mean, std
 
 
-def _decode(data: bytes) -> DecodedImage:
-    with Image.open(io.BytesIO(data), formats=("JPEG", "PNG")) as image:
+def _decode(data: bytes, formats: tuple[str, ...]) -> DecodedImage:
+    with Image.open(io.BytesIO(data), formats=formats) as image:
         width, height = image.size
         if width * height > MAX_PIXELS:
             raise BadImageError(f"{width}x{height} pixels; at most {MAX_PIXELS // 1_000_000} million are allowed")

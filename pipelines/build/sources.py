@@ -39,6 +39,8 @@ class Source:
     """Files that were refused by their names alone."""
     resize: str = "none"
     """What was done to the images already: Manifest.resize of a data set that is written anew."""
+    metric: str = ""
+    """How scores on it are reported, for the manifest's reader: top1, mean_per_class, or "" where nothing is said."""
     notes: tuple[str, ...] = ()
     """What the user should know, a line each."""
 

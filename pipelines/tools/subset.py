@@ -1,6 +1,6 @@
 """A part of a split as a data set of its own, which shares the shards of the whole."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,8 @@ from pipelines.atomic_directory import publish, refuse_used, work_directory
 from pipelines.build.sources import split_word
 from pipelines.errors import DataError
 from pipelines.hashing import hash64
-from pipelines.manifest import UNLABELLED, IndexArray, Manifest, Shard, Split, SplitIndex, open_split, write_manifest
+from pipelines.label_subsets import take
+from pipelines.manifest import UNLABELLED, Manifest, Split, SplitIndex, open_split, write_manifest
 from pipelines.remote.locations import join
 from pipelines.tools.index_files import seen_from, write_split_index
 from pipelines.tools.listed_samples import listed_rows
@@ -99,15 +100,14 @@ def _of_every_class(whole: SplitIndex, rank: npt.NDArray[np.uint64], count: int)
 
 def _write_split(finished: Path, split: SplitIndex, rows: Rows, output: Path) -> Split:
     """Index and description of chosen samples; shards without one are left out."""
-    samples: IndexArray = split.samples[rows]
-    used, number, counts = np.unique(samples["shard"], return_inverse=True, return_counts=True)
-    samples["shard"] = number
-    shards = []
-    for old, count in zip(used.tolist(), counts.tolist(), strict=True):
-        shard = split.shards[old]
-        file = shard.file if shard.file.startswith("/") else seen_from(output, join(split.location, shard.file))
-        shards.append(Shard(file=file, bytes=shard.bytes, samples=count, sha256=shard.sha256))
-    return write_split_index(finished, split.name, samples, shards)
+    part = take(split, rows)
+    shards = [
+        shard
+        if shard.file.startswith("/")
+        else replace(shard, file=seen_from(output, join(split.location, shard.file)))
+        for shard in part.shards
+    ]
+    return write_split_index(finished, split.name, part.samples, shards)
 
 
 def _manifest(whole: Manifest, splits: dict[str, Split], options: SubsetOptions) -> Manifest:
@@ -127,6 +127,7 @@ def _manifest(whole: Manifest, splits: dict[str, Split], options: SubsetOptions)
             "source": "subset",
             "options": made,
             "statistics": "of the whole",
+            **({"metric": whole.made["metric"]} if "metric" in whole.made else {}),
             "whole": {"name": whole.name, "fingerprint": whole.fingerprint, "made": whole.made},
         },
     )

@@ -1,4 +1,4 @@
-"""CIFAR-10 in its official formats, in small."""
+"""CIFAR-10 and CIFAR-100 in their official formats, in small."""
 
 import hashlib
 import http.server
@@ -6,6 +6,7 @@ import io
 import pickle
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,36 +16,47 @@ from PIL import Image
 from raw_images import Tree, write_archive, write_tree
 
 from pipelines.build.array_pickle import load_dictionary
-from pipelines.build.cifar10 import BATCHES, cifar10_source, download
+from pipelines.build.cifar import CIFAR10, CIFAR100, CifarSet, cifar_source, download
 from pipelines.build_shards import main
 from pipelines.errors import DataError
 from pipelines.hashing import hash64
 
-NAMES = [f"name{number}" for number in range(10)]
 ROWS = 3
 
 
-def batch(number: int) -> tuple[list[int], npt.NDArray[np.uint8]]:
+def names(cifar: CifarSet) -> list[str]:
+    return [f"name{number}" for number in range(cifar.classes)]
+
+
+def batch(cifar: CifarSet, number: int) -> tuple[list[int], npt.NDArray[np.uint8]]:
     """Labels, and (ROWS, 3072) pixels in planes."""
     bits = hash64(number, np.arange(ROWS * 3072)).reshape(ROWS, 3072)
-    return (bits[:, 0] % np.uint64(10)).tolist(), (bits % np.uint64(256)).astype(np.uint8)
+    return (bits[:, 0] % np.uint64(cifar.classes)).tolist(), (bits % np.uint64(256)).astype(np.uint8)
 
 
-def binary_tree() -> Tree:
-    tree = {"cifar-10-batches-bin/batches.meta.txt": "\n".join([*NAMES, ""]).encode()}
-    for number, (name, _) in enumerate(BATCHES):
-        labels, pixels = batch(number)
-        records = np.concatenate([np.array(labels, np.uint8)[:, None], pixels], axis=1)
-        tree[f"cifar-10-batches-bin/{name}.bin"] = records.tobytes()
+def binary_tree(cifar: CifarSet = CIFAR10) -> Tree:
+    root = "cifar-10-batches-bin" if cifar is CIFAR10 else "cifar-100-binary"
+    tree = {f"{root}/{cifar.binary_names}": "\n".join([*names(cifar), ""]).encode()}
+    for number, (name, _) in enumerate(cifar.batches):
+        labels, pixels = batch(cifar, number)
+        columns = [np.array(labels, np.uint8)[:, None], pixels]
+        if cifar is CIFAR100:  # the superclass comes first
+            columns.insert(0, np.full((ROWS, 1), 19, np.uint8))
+            tree[f"{root}/coarse_label_names.txt"] = b"superclass\n"
+        tree[f"{root}/{name}.bin"] = np.concatenate(columns, axis=1).tobytes()
     return tree
 
 
-def python_tree(protocol: int = 2) -> Tree:
-    tree = {"cifar-10-batches-py/batches.meta": pickle.dumps({b"label_names": [n.encode() for n in NAMES]}, protocol)}
-    for number, (name, _) in enumerate(BATCHES):
-        labels, pixels = batch(number)
-        content = {b"batch_label": b"a batch", b"labels": labels, b"data": pixels, b"filenames": [b"x.png"] * ROWS}
-        tree[f"cifar-10-batches-py/{name}"] = pickle.dumps(content, protocol)
+def python_tree(cifar: CifarSet = CIFAR10, protocol: int = 2) -> Tree:
+    root = "cifar-10-batches-py" if cifar is CIFAR10 else "cifar-100-python"
+    file, key = cifar.python_names
+    tree = {f"{root}/{file}": pickle.dumps({key.encode(): [name.encode() for name in names(cifar)]}, protocol)}
+    for number, (name, _) in enumerate(cifar.batches):
+        labels, pixels = batch(cifar, number)
+        content = {b"batch_label": b"a batch", b"data": pixels, b"filenames": [b"x.png"] * ROWS}
+        content |= {cifar.labels_key.encode(): labels}
+        content |= {b"coarse_labels": [19] * ROWS} if cifar is CIFAR100 else {}
+        tree[f"{root}/{name}"] = pickle.dumps(content, protocol)
     return tree
 
 
@@ -53,27 +65,44 @@ def spool(tmp_path: Path) -> Path:
     return tmp_path / "spool"
 
 
-@pytest.mark.parametrize("tree", [binary_tree(), python_tree(), python_tree(protocol=4)], ids=["binary", "py2", "py4"])
+FORMS = {
+    "binary": binary_tree,
+    "py2": python_tree,
+    "py4": lambda cifar: python_tree(cifar, protocol=4),
+}
+
+
+@pytest.mark.parametrize("cifar", [CIFAR10, CIFAR100], ids=lambda cifar: cifar.name)
+@pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("packed", [True, False])
-def test_all_forms_hold_the_same_images_and_labels(tmp_path: Path, spool: Path, tree: Tree, packed: bool) -> None:
+def test_all_forms_hold_the_same_images_and_labels(
+    tmp_path: Path, spool: Path, cifar: CifarSet, form: str, packed: bool
+) -> None:
+    tree = FORMS[form](cifar)
     path = write_archive(tmp_path / "a.tar.gz", tree) if packed else write_tree(tmp_path / "tree", tree)
-    source = cifar10_source(path, spool)
-    assert source.classes == tuple(NAMES)
-    assert [item.name for item in source.items[:4]] == [
-        "data_batch_1/00000",
-        "data_batch_1/00001",
-        "data_batch_1/00002",
-        "data_batch_2/00000",
+    source = cifar_source(cifar, path, spool)
+    assert source.name == cifar.name
+    assert source.classes == tuple(names(cifar))
+    assert [item.name for item in source.items] == [
+        f"{name}/{row:05d}" for name, _ in cifar.batches for row in range(ROWS)
     ]
-    for number, (name, split) in enumerate(BATCHES):
-        labels, pixels = batch(number)
-        items = [item for item in source.items if item.name.startswith(name)]
+    for number, (name, split) in enumerate(cifar.batches):
+        labels, pixels = batch(cifar, number)
+        items = [item for item in source.items if item.name.startswith(f"{name}/")]
         assert [item.label for item in items] == labels
         assert {item.split for item in items} == {split}
         for item, planes in zip(items, pixels, strict=True):
             png = source.read(item)
             assert len(png) <= item.size
             np.testing.assert_array_equal(Image.open(io.BytesIO(png)), planes.reshape(3, 32, 32).transpose(1, 2, 0))
+
+
+def test_one_set_is_not_taken_for_the_other(tmp_path: Path, spool: Path) -> None:
+    ten, hundred = write_tree(tmp_path / "10", binary_tree()), write_tree(tmp_path / "100", binary_tree(CIFAR100))
+    with pytest.raises(DataError, match=r"neither train\.bin nor train in it; expected CIFAR-100, binary or Python"):
+        cifar_source(CIFAR100, ten, spool)
+    with pytest.raises(DataError, match=r"neither data_batch_1\.bin nor data_batch_1 in it; expected CIFAR-10, binary"):
+        cifar_source(CIFAR10, hundred, spool)
 
 
 @pytest.mark.parametrize(
@@ -94,7 +123,7 @@ def test_a_wrong_binary_version_is_refused(
     if content is None:
         del tree[name]
     with pytest.raises(DataError, match=message):
-        cifar10_source(write_archive(tmp_path / "a.tar.gz", tree), spool)
+        cifar_source(CIFAR10, write_archive(tmp_path / "a.tar.gz", tree), spool)
 
 
 @pytest.mark.parametrize(
@@ -112,7 +141,7 @@ def test_a_wrong_binary_version_is_refused(
 def test_a_wrong_python_version_is_refused(tmp_path: Path, spool: Path, content: object, message: str) -> None:
     tree = python_tree() | {"cifar-10-batches-py/data_batch_3": pickle.dumps(content, 2)}
     with pytest.raises(DataError, match=message):
-        cifar10_source(write_tree(tmp_path / "tree", tree), spool)
+        cifar_source(CIFAR10, write_tree(tmp_path / "tree", tree), spool)
 
 
 def test_a_pickle_cannot_run_anything(tmp_path: Path) -> None:
@@ -186,8 +215,8 @@ def test_the_command_builds_the_same_from_a_download_and_from_a_local_copy(
     address, served = server
     archive = write_archive(tmp_path / "cifar-10-python.tar.gz", python_tree())
     served["/binary"] = write_archive(tmp_path / "a.tar.gz", binary_tree()).read_bytes()
-    monkeypatch.setattr("pipelines.build.cifar10.BINARY_URL", f"{address}/binary")
-    monkeypatch.setattr("pipelines.build.cifar10.BINARY_MD5", md5(served["/binary"]))
+    served_set = replace(CIFAR10, binary_url=f"{address}/binary", binary_md5=md5(served["/binary"]))
+    monkeypatch.setattr("pipelines.build.cifar.CIFAR10", served_set)
     outputs = [tmp_path / "downloaded", tmp_path / "local"]
     assert main(["cifar10", "--output", str(outputs[0])]) == 0
     assert main(["cifar10", "--output", str(outputs[1]), "--source", str(archive)]) == 0
@@ -206,7 +235,7 @@ def test_a_download_with_another_checksum_leaves_nothing_behind(
 ) -> None:
     address, served = server
     served["/binary"] = b"something else"
-    monkeypatch.setattr("pipelines.build.cifar10.BINARY_URL", f"{address}/binary")
+    monkeypatch.setattr("pipelines.build.cifar.CIFAR10", replace(CIFAR10, binary_url=f"{address}/binary"))
     assert main(["cifar10", "--output", str(tmp_path / "out")]) == 2
     assert "fetch it by other means and name it with --source" in capsys.readouterr().err.splitlines()[-1]
     assert list(tmp_path.iterdir()) == []
