@@ -17,7 +17,7 @@ import numpy as np
 
 from eval.config import EvaluateConfig
 from eval.errors import EvaluationError
-from eval.report import REPRESENTATIONS, say, table, write_results
+from eval.results import REPRESENTATIONS, say, table, write_results
 from model.errors import ModelError
 from pipelines.errors import DataError
 from pipelines.manifest import SplitIndex, open_split, read_manifest
