@@ -7,7 +7,8 @@ import numpy as np
 import numpy.typing as npt
 
 from eval.errors import EvaluationError
-from eval.pages.run_files import Labels, Run, Score
+from eval.pages.evaluation_files import Labels, Score
+from eval.pages.run_files import Run
 
 Counts = npt.NDArray[np.int64]
 MOST_CLASSES = 20
@@ -40,7 +41,8 @@ class Confusion:
     @property
     def shares(self) -> npt.NDArray[np.float64]:
         """(C, C), each row adding up to 1, or 0 for a class without images."""
-        return self.counts / np.maximum(self.counts.sum(axis=1, keepdims=True), 1)
+        shares: npt.NDArray[np.float64] = self.counts / np.maximum(self.counts.sum(axis=1, keepdims=True), 1)
+        return shares
 
     @property
     def fits_a_matrix(self) -> bool:
@@ -123,8 +125,7 @@ def class_tables(confusions: Sequence[Confusion]) -> list[ClassTable]:
 
 
 def _confusion(run: Run) -> Confusion:
-    evaluation = run.evaluated()
-    best = evaluation.best_frozen
+    evaluation, best = run.evaluated(), run.best_frozen()
     answers, right = evaluation.answers(best)
     classes = evaluation.data[best.data].classes
     counts = confusion_counts(right, answers, len(classes))

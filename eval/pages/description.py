@@ -34,7 +34,8 @@ def fact_rows(runs: Sequence[Run]) -> list[Row]:
 def setting_rows(runs: Sequence[Run]) -> tuple[list[Row], list[Row]]:
     """Settings in which the runs differ, and those in which they agree or that only say where files lie."""
     of_runs = [run.settings for run in runs]
-    differing, agreeing = [], []
+    differing: list[Row] = []
+    agreeing: list[Row] = []
     for name in dict.fromkeys(name for settings in of_runs for name in settings):
         values = [settings.get(name) for settings in of_runs]
         differs = any(value != values[0] for value in values) and name not in _WHERE_ONLY
@@ -60,7 +61,11 @@ def seconds_in_steps(run: Run) -> float:
 def _facts(run: Run) -> dict[str, str]:
     config, encoder = run.config, run.encoder
     lines = [line for log in run.logs for line in log]
-    facts = {
+    facts = {}
+    if run.evaluation is not None and (best := run.evaluation.best_frozen) is not None:
+        low, high = best.interval
+        facts["Best on the frozen encoder"] = f"{best.value:.1%} ({low:.1%} to {high:.1%}), {best.title}"
+    facts |= {
         "Encoder": f"{config.encoder.name}, width {config.encoder.width:g}, {config.encoder.stem} stem",
         "Views": f"{config.views.size} px from canvases of {config.data.canvas} px",
         "Data directory": config.data.dir or _UNKNOWN,

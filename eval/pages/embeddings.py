@@ -153,6 +153,7 @@ def _feature_space(run: Run, number: int, points: int) -> FeatureSpace:
     labels = features.labels[rows]
     classes = shown_classes(labels)
     first, second = components.shares[:2] if len(components.shares) > 1 else (1.0, 0.0)
+    held = f"{first:.1%} and {second:.1%}"
     where = f"{len(rows):,} of {len(features):,} images of {data.split}"
     note, tsne = "", None
     if len(rows) < _FEWEST_POINTS:
@@ -183,7 +184,7 @@ def _feature_space(run: Run, number: int, points: int) -> FeatureSpace:
             name=f"pca-{number}",
             title="PCA",
             label=f"Two principal components of {run.name}: {where}, coloured by class.",
-            caption=f"The two strongest principal components hold {first:.1%} and {second:.1%} of the variance; {where}.",
+            caption=f"The two strongest principal components, which hold {held} of the variance; {where}.",
         ),
         tsne=tsne,
         components=components,
@@ -220,10 +221,12 @@ def _draw_points(
 ) -> Picture:
     figure, axes = new_axes(4.8, 4.4)
     rest = ~np.isin(labels, classes)
-    axes.scatter(*places[rest].T, s=5, color=_REST, alpha=0.4, linewidths=0, rasterized=True)
+    axes.scatter(places[rest, 0], places[rest, 1], s=5, color=_REST, alpha=0.4, linewidths=0, rasterized=True)
     for i, (marker, label_of_class) in enumerate(zip(MARKERS, classes, strict=False)):
         its = places[labels == label_of_class]
-        axes.scatter(*its.T, s=11, color=COLOURS[i], marker=marker, alpha=0.75, linewidths=0, rasterized=True)
+        axes.scatter(
+            its[:, 0], its[:, 1], s=11, color=COLOURS[i], marker=marker, alpha=0.75, linewidths=0, rasterized=True
+        )
     for label_of_class in classes:
         its = places[labels == label_of_class]
         label_point(axes, tuple(np.median(its, axis=0)), names[label_of_class])

@@ -29,30 +29,31 @@ MARKERS = dict(zip("os^Dv*PX<>", "●■▲◆▼★✚✖◀▶", strict=True))
 """matplotlib's name of a marker, and the character that looks like it."""
 _TILE = 96
 _RASTER_DPI = 144
-_SETTINGS = {
-    "svg.fonttype": "none",
-    "font.size": 9,
-    "text.color": _INK,
-    "text.parse_math": False,
-    "axes.edgecolor": _INK,
-    "axes.labelcolor": _INK,
-    "axes.facecolor": "none",
-    "axes.linewidth": 0.6,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.grid": True,
-    "grid.color": _INK,
-    "grid.alpha": 0.14,
-    "grid.linewidth": 0.6,
-    "xtick.color": _INK,
-    "ytick.color": _INK,
-    "xtick.major.width": 0.6,
-    "ytick.major.width": 0.6,
-    "figure.facecolor": "none",
-    "savefig.facecolor": "none",
-}
 
-page_style = mpl.rc_context(_SETTINGS)
+page_style = mpl.rc_context(
+    {
+        "svg.fonttype": "none",
+        "font.size": 9,
+        "text.color": _INK,
+        "text.parse_math": False,
+        "axes.edgecolor": _INK,
+        "axes.labelcolor": _INK,
+        "axes.facecolor": "none",
+        "axes.linewidth": 0.6,
+        "axes.spines.top": False,
+        "axes.spines.right": False,
+        "axes.grid": True,
+        "grid.color": _INK,
+        "grid.alpha": 0.14,
+        "grid.linewidth": 0.6,
+        "xtick.color": _INK,
+        "ytick.color": _INK,
+        "xtick.major.width": 0.6,
+        "ytick.major.width": 0.6,
+        "figure.facecolor": "none",
+        "savefig.facecolor": "none",
+    }
+)
 """Decorates a function that draws: labels and ticks take their colours when they are made."""
 
 

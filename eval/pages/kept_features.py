@@ -8,7 +8,8 @@ import numpy.typing as npt
 from safetensors import SafetensorError, safe_open
 
 from eval.errors import EvaluationError
-from eval.pages.run_files import Run, ScoredData
+from eval.pages.evaluation_files import ScoredData
+from eval.pages.run_files import Run
 
 Features = npt.NDArray[np.float32]
 Ids = npt.NDArray[np.int64]
@@ -45,8 +46,7 @@ def scored_data(run: Run) -> ScoredData:
     Raises:
         EvaluationError: there is no such score.
     """
-    evaluation = run.evaluated()
-    return evaluation.data[evaluation.best_frozen.data]
+    return run.evaluated().data[run.best_frozen().data]
 
 
 def open_features(run: Run, split: str, classes: int) -> KeptFeatures:

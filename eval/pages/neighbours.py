@@ -50,6 +50,8 @@ class NeighbourSheet:
 
     run: str
     queries: tuple[Query, ...]
+    side: int
+    """Of an image in pixels, before it was shrunk."""
     share_right: float
     """Of the neighbours shown."""
 
@@ -149,5 +151,6 @@ def _sheet(run: Run, config: ReportConfig) -> NeighbourSheet:
             )
             for i, query in enumerate(chosen.tolist())
         ),
+        side=size,
         share_right=float(right.mean()),
     )

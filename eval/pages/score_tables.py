@@ -5,8 +5,9 @@ from dataclasses import dataclass
 from itertools import product
 
 from eval.errors import EvaluationError
+from eval.pages.evaluation_files import Score, ScoredData
 from eval.pages.paired import Difference, paired_difference
-from eval.pages.run_files import Run, Score, ScoredData
+from eval.pages.run_files import Run
 
 NAMES = {"encoder": "encoder", "random_init": "random init", "raw_pixels": "raw pixels", "h": "h", "z": "z"}
 """Representations, in this order, as tables call them."""

@@ -1,7 +1,8 @@
-"""What training looked at: the first images of epoch 0, their crops, and their two views, drawn as training drew them."""
+"""What training looked at: the first images of epoch 0, their crops and both views, drawn as training drew them."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -13,6 +14,9 @@ from eval.pages.figures import COLOURS, Pixels, image_uri
 from eval.pages.run_files import Run
 from pipelines.errors import DataError
 from pipelines.manifest import SplitIndex, open_split
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 _MOST_IMAGES = 8
 _BOXED = 96
@@ -36,14 +40,14 @@ class ViewsSheet:
 
     runs: tuple[str, ...]
     rows: tuple[ViewedImage, ...]
+    side: int
+    """Of a view in pixels, before it was shrunk."""
     note: str
 
 
 def views_sheets(runs: Sequence[Run], config: ReportConfig) -> tuple[list[ViewsSheet], list[str]]:
     """A sheet for all runs that see the same, and a line for each whose data is not there."""
-    found: list[tuple[tuple[object, ...], Run]] = []
-    for run in runs:
-        found.append(((run.config.views, run.config.seed, run.config.data.canvas, run.config.data.dir), run))
+    found = [((run.config.views, run.config.seed, run.config.data.canvas, run.config.data.dir), run) for run in runs]
     sheets, missing = [], []
     for key in dict.fromkeys(key for key, _ in found):
         same = [run for its_key, run in found if its_key == key]
@@ -71,7 +75,7 @@ def _sheet(runs: Sequence[Run], directory: str, most: int) -> ViewsSheet:
     config, data = run.config.views, replace(run.config.data, dir=directory, cache="none")
     share = Share(global_batch=min(most, len(split)), seed=run.config.seed, last_step=1)
 
-    def first_batch(crop: str) -> Batch:
+    def first_batch(crop: Literal["canvas", "source"]) -> Batch:
         (batch,) = training_batches(split, data, replace(config, crop=crop), share, torch.device("cpu"))
         return batch
 
@@ -89,6 +93,7 @@ def _sheet(runs: Sequence[Run], directory: str, most: int) -> ViewsSheet:
             )
             for i, sample_id in enumerate(ids)
         ),
+        side=config.size,
         note=f"View 2 is spared {', '.join(config.first_view_only)}." if config.first_view_only else "",
     )
 
@@ -99,7 +104,7 @@ def _title(split: SplitIndex, sample_id: int) -> str:
     return f"{name}, sample {sample_id}"
 
 
-def _bytes(views: "torch.Tensor") -> Pixels:
+def _bytes(views: "Tensor") -> Pixels:
     """(N, 3, s, s) in [0, 1] to (N, s, s, 3)."""
     pixels: Pixels = (views * 255).round().byte().permute(0, 2, 3, 1).numpy()
     return pixels
