@@ -21,7 +21,7 @@ class ReportConfig:
     data: EvaluationDataConfig = field(default_factory=EvaluationDataConfig)
     points: PositiveInt = 2000
     """Test images in the pictures of the feature space, evenly spread over the split."""
-    neighbours: PositiveInt = 6
+    neighbours: PositiveInt = 8
     """Nearest train images shown beside a test image."""
     images: PositiveInt = 10
     """Test images with neighbours, and at most so many train images with views."""

@@ -8,7 +8,7 @@ from itertools import pairwise
 import numpy as np
 import numpy.typing as npt
 
-from eval.pages.figures import COLOURS, Picture, dash_pattern, inline_svg, new_axes, page_style
+from eval.pages.figures import COLOURS, Picture, dash_pattern, inline_svg, new_axes, page_style, plain_logarithmic
 from eval.pages.run_files import Line, Run
 
 Floats = npt.NDArray[np.float64]
@@ -126,6 +126,7 @@ def _draw(quantity: Quantity, runs: Sequence[Run]) -> Picture | None:
         told.append(f"{run.name} from {values[0]:.4g} to {values[-1]:.4g}")
     if quantity.logarithmic and all((values > 0).all() for _, values in curves):
         axes.set_yscale("log")
+        plain_logarithmic(axes.yaxis)
     axes.set_xlabel("epoch")
     axes.set_title(quantity.title, loc="left", fontweight="bold", fontsize=10)
     label = f"{quantity.title} by epoch: {'; '.join(told)}."

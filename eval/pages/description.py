@@ -32,7 +32,7 @@ def fact_rows(runs: Sequence[Run]) -> list[Row]:
 
 
 def setting_rows(runs: Sequence[Run]) -> tuple[list[Row], list[Row]]:
-    """Settings in which the runs differ, and those in which they agree or that only say where files lie."""
+    """Settings in which the runs differ, those that shape the result first; and all others, or where files lie."""
     of_runs = [run.settings for run in runs]
     differing: list[Row] = []
     agreeing: list[Row] = []
@@ -40,7 +40,8 @@ def setting_rows(runs: Sequence[Run]) -> tuple[list[Row], list[Row]]:
         values = [settings.get(name) for settings in of_runs]
         differs = any(value != values[0] for value in values) and name not in _WHERE_ONLY
         (differing if differs else agreeing).append(Row(name=name, cells=tuple(map(_shown, values))))
-    return differing, agreeing
+    shaping = runs[0].config.numeric()
+    return sorted(differing, key=lambda row: row.name not in shaping), agreeing
 
 
 def changed_settings(run: Run) -> list[Row]:
@@ -64,7 +65,9 @@ def _facts(run: Run) -> dict[str, str]:
     facts = {}
     if run.evaluation is not None and (best := run.evaluation.best_frozen) is not None:
         low, high = best.interval
-        facts["Best on the frozen encoder"] = f"{best.value:.1%} ({low:.1%} to {high:.1%}), {best.title}"
+        facts["Best on the frozen encoder"] = (
+            f"{100 * best.value:.1f} % ({100 * low:.1f} to {100 * high:.1f}), {best.title}"
+        )
     facts |= {
         "Encoder": f"{config.encoder.name}, width {config.encoder.width:g}, {config.encoder.stem} stem",
         "Views": f"{config.views.size} px from canvases of {config.data.canvas} px",
@@ -81,7 +84,7 @@ def _facts(run: Run) -> dict[str, str]:
         facts["Throughput"] = f"{statistics.median(line['images_per_second'] for line in lines):,.0f} images/s (median)"
         facts["Last loss"] = f"{last['loss']:.3f} nats"
         if last.get("probe_top1", float("nan")) >= 0:
-            facts["Last online probe"] = f"{last['probe_top1']:.1%}"
+            facts["Last online probe"] = f"{100 * last['probe_top1']:.1f} %"
     if run.starts:
         facts["Starts"] = "; ".join(_start(start) for start in run.starts)
     if run.evaluation is not None:

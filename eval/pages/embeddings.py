@@ -18,9 +18,10 @@ from eval.pages.figures import (
     Picture,
     dash_pattern,
     inline_svg,
-    label_point,
+    label_points,
     new_axes,
     page_style,
+    plain_logarithmic,
 )
 from eval.pages.kept_features import Ids, KeptFeatures, open_features, scored_data
 from eval.pages.run_files import Run
@@ -132,6 +133,7 @@ def draw_spectrum(spaces: Sequence[FeatureSpace]) -> Picture:
             linewidth=1.4,
         )
     axes.set_xscale("log")
+    plain_logarithmic(axes.xaxis)
     axes.set_ylim(0, 1.03)
     axes.set_xlabel("principal components")
     axes.set_ylabel("share of the variance")
@@ -153,7 +155,7 @@ def _feature_space(run: Run, number: int, points: int) -> FeatureSpace:
     labels = features.labels[rows]
     classes = shown_classes(labels)
     first, second = components.shares[:2] if len(components.shares) > 1 else (1.0, 0.0)
-    held = f"{first:.1%} and {second:.1%}"
+    held = f"{100 * first:.1f} % and {100 * second:.1f} %"
     where = f"{len(rows):,} of {len(features):,} images of {data.split}"
     note, tsne = "", None
     if len(rows) < _FEWEST_POINTS:
@@ -227,11 +229,16 @@ def _draw_points(
         axes.scatter(
             its[:, 0], its[:, 1], s=11, color=COLOURS[i], marker=marker, alpha=0.75, linewidths=0, rasterized=True
         )
-    for label_of_class in classes:
-        its = places[labels == label_of_class]
-        label_point(axes, tuple(np.median(its, axis=0)), names[label_of_class])
     axes.set_xticks([])
     axes.set_yticks([])
     axes.grid(visible=False)
+    label_points(axes, np.array([_typical(places[labels == c]) for c in classes]), [names[c] for c in classes])
     axes.set_title(title, loc="left", fontweight="bold", fontsize=10)
     return Picture(svg=inline_svg(figure, name, label), caption=caption)
+
+
+def _typical(places: Floats) -> Floats:
+    """The point nearest to the median, which itself may lie where no point is."""
+    away = np.square(places - np.median(places, axis=0)).sum(axis=1)
+    typical: Floats = places[away.argmin()]
+    return typical

@@ -9,6 +9,7 @@ import base64
 import io
 import re
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import matplotlib as mpl
@@ -16,7 +17,10 @@ import numpy as np
 import numpy.typing as npt
 from markupsafe import Markup
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.figure import Figure
+from matplotlib.patheffects import withStroke
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 from PIL import Image
 
 Pixels = npt.NDArray[np.uint8]
@@ -29,6 +33,8 @@ MARKERS = dict(zip("os^Dv*PX<>", "●■▲◆▼★✚✖◀▶", strict=True))
 """matplotlib's name of a marker, and the character that looks like it."""
 _TILE = 96
 _RASTER_DPI = 144
+_HALF_LETTER, _WORD_HEIGHT = 0.0095, 0.042
+"""As shares of the sides of a picture of points."""
 
 page_style = mpl.rc_context(
     {
@@ -76,20 +82,40 @@ def dash_pattern(number: int) -> tuple[float, tuple[float, ...] | None]:
     return 0, tuple(map(float, DASHES[number].split())) or None
 
 
-def label_point(axes: Axes, place: tuple[float, float], text: str) -> None:
-    """Write a word over a picture, with a rim of paper around it."""
-    from matplotlib.patheffects import withStroke
+def plain_logarithmic(axis: Axis) -> None:
+    """Powers of ten and what lies between as plain numbers: text is not read as mathematics here."""
+    axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axis.set_minor_formatter(NullFormatter())
 
-    axes.text(
-        *place,
-        text,
-        ha="center",
-        va="center",
-        fontweight="bold",
-        color=_INK,
-        parse_math=False,
-        path_effects=[withStroke(linewidth=2.5, foreground=_PAPER)],
-    )
+
+def label_points(axes: Axes, places: npt.NDArray[np.float64], words: Sequence[str]) -> None:
+    """Write words over a picture, each with a rim of paper around it, and none on top of another.
+
+    Args:
+        axes: drawn already, so that their limits are known.
+        places: (N, 2), in the picture's units.
+        words: N.
+    """
+    low, high = np.array([axes.get_xlim(), axes.get_ylim()]).T
+    taken: list[tuple[float, float, float]] = []  # centre and half the width, as shares of the axes' sides
+    for i in np.argsort(places[:, 1], kind="stable").tolist():
+        x, y = ((places[i] - low) / (high - low)).tolist()
+        half = _HALF_LETTER * (len(words[i]) + 1)
+        while any(abs(x - left) < half + other and abs(y - top) < _WORD_HEIGHT for left, top, other in taken):
+            y += _WORD_HEIGHT / 4
+        taken.append((x, y, half))
+        axes.text(
+            x,
+            y,
+            words[i],
+            transform=axes.transAxes,
+            ha="center",
+            va="center",
+            fontweight="bold",
+            color=_INK,
+            path_effects=[withStroke(linewidth=2.5, foreground=_PAPER)],
+        )
 
 
 def inline_svg(figure: Figure, name: str, label: str) -> Markup:

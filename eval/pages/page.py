@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
-from markupsafe import Markup
+from markupsafe import Markup, escape
 
 from eval.pages.config import ReportConfig
 from eval.pages.confusion import class_tables, confusions
@@ -47,7 +47,7 @@ def render(runs: Sequence[Run], config: ReportConfig) -> str:
     environment = Environment(
         loader=FileSystemLoader(_HERE), autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=StrictUndefined
     )
-    environment.filters |= {"percent": percent, "points": points}
+    environment.filters |= {"percent": percent, "points": points, "breakable": breakable}
     return environment.get_template("page.html.j2").render(
         style=Markup((_HERE / "page.css").read_text()),  # noqa: S704  # ours
         runs=[
@@ -85,3 +85,8 @@ def percent(share: float) -> str:
 def points(share: float) -> str:
     """A difference of shares in points, always with a sign."""
     return f"{100 * share:+.1f}".replace("-", "\N{MINUS SIGN}")
+
+
+def breakable(name: str) -> Markup:
+    """A setting's name, which a narrow column may break between its words."""
+    return escape(name).replace("_", Markup("_<wbr>"))

@@ -1,5 +1,6 @@
 """Scores beside their controls, and the differences that the answers to the same images allow to be told."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import product
@@ -42,6 +43,12 @@ class ScoreTable:
 
     data: ScoredData
     protocols: tuple[Protocol, ...]
+
+    @property
+    def scale(self) -> float:
+        """A share, in tenths, that no interval exceeds."""
+        highest = max(row.score.interval[1] for protocol in self.protocols for row in protocol.rows)
+        return min(1.0, max(1, math.ceil(10 * highest)) / 10)
 
 
 @dataclass(frozen=True, kw_only=True)
