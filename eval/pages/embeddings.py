@@ -30,7 +30,8 @@ from pipelines.hashing import hash64
 Floats = npt.NDArray[np.float64]
 _BEFORE_TSNE = 50
 _PERPLEXITY = 30.0
-_FEWEST_POINTS = 10
+_FEWEST_POINTS, _FEW_POINTS = 10, 100
+"""Fewer give no t-SNE; so few, the exact one, which is faster there than that by Barnes and Hut."""
 _ROWS_AT_ONCE = 16_384
 _CLASS_CHOICE = 1001
 _REST = "#8a8a90"
@@ -205,7 +206,8 @@ def _tsne(projected: Floats) -> Floats:
     except ImportError:
         raise EvaluationError("scikit-learn is not installed; get it with `pip install -e '.[report]'`") from None
     perplexity = min(_PERPLEXITY, (len(projected) - 1) / 3)
-    places: Floats = TSNE(perplexity=perplexity, init="pca", random_state=0).fit_transform(projected)
+    method = "exact" if len(projected) <= _FEW_POINTS else "barnes_hut"
+    places: Floats = TSNE(perplexity=perplexity, init="pca", random_state=0, method=method).fit_transform(projected)
     return places
 
 
