@@ -50,9 +50,12 @@ def score(answers: Labels, right: Labels, metric: str) -> float:
 @pytest.mark.parametrize("metric", ["top1", "mean_per_class"])
 def test_a_paired_difference_is_what_resampling_the_images_gives(metric: str) -> None:
     generator = np.random.default_rng(0)
-    right = generator.choice(4, size=300, p=[0.5, 0.3, 0.15, 0.05]).astype(np.int32)
+    right = generator.choice(2, size=300, p=[0.6, 0.4]).astype(np.int32)
+    right[:2] = 2  # a class that one resample in seven leaves out
     first = np.where(generator.random(300) < 0.7, right, 0).astype(np.int32)
-    second = np.where(generator.random(300) < 0.5, first, 1).astype(np.int32)
+    first[:2] = 2
+    second = np.where(generator.random(300) < 0.5, 1 - right, first).astype(np.int32)
+    second[:2] = 0
     difference = paired_difference(first, second, right, metric)
     assert difference.value == pytest.approx(score(first, right, metric) - score(second, right, metric), abs=1e-12)
     resampled = []
