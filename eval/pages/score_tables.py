@@ -13,6 +13,8 @@ from eval.pages.run_files import Run
 NAMES = {"encoder": "encoder", "random_init": "random init", "raw_pixels": "raw pixels", "h": "h", "z": "z"}
 """Representations, in this order, as tables call them."""
 _CONTROLS = {"encoder": ("random_init", "raw_pixels"), "h": ("z",)}
+_FROM_SCRATCH = {"finetune": "supervised"}
+"""A protocol, and the one that learns the same from the same labels without pretraining."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -133,12 +135,15 @@ Scored = tuple[Run, Score]
 
 def _against_controls(run: Run) -> list[tuple[Scored, Scored]]:
     scores = _scores(run)
-    return [
-        ((run, score), (run, control))
-        for score, control in product(scores, scores)
-        if (score.title, score.data) == (control.title, control.data)
-        and control.representation in _CONTROLS.get(score.representation, ())
-    ]
+    return [((run, score), (run, control)) for score, control in product(scores, scores) if _controls(control, score)]
+
+
+def _controls(control: Score, score: Score) -> bool:
+    if (control.variant, control.data, control.metric) != (score.variant, score.data, score.metric):
+        return False
+    if control.protocol == score.protocol:
+        return control.representation in _CONTROLS.get(score.representation, ())
+    return control.protocol == _FROM_SCRATCH.get(score.protocol)
 
 
 def _between(run: Run, base: Run) -> list[tuple[Scored, Scored]]:
@@ -161,10 +166,11 @@ def _difference(first: Scored, second: Scored) -> DifferenceRow | None:
     if len(right) != len(others_right) or (right != others_right).any():
         return None
     names = [NAMES.get(one.representation, one.representation) for one in (score, control)]
-    same = run is other
+    if control.protocol != score.protocol:
+        names[1] = control.title
     return DifferenceRow(
         protocol=score.title,
         first=f"{run.name}: {names[0]}",
-        second=names[1] if same else f"{other.name}: {names[1]}",
+        second=names[1] if run is other else f"{other.name}: {names[1]}",
         difference=paired_difference(answers, others, right, score.metric),
     )

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 import torch
-from evaluated_run import evaluated_run, write_log
+from evaluated_run import evaluated_run, write_answers, write_log, write_results
 from PIL import Image
 from tiny_shards import tiny_image, tiny_shards
 
@@ -129,6 +129,22 @@ def test_differences_are_against_controls_and_then_against_the_first_run(
         ("encoder", "second"),
         ("random init", "first"),
     ]
+
+
+def test_fine_tuning_is_compared_with_the_same_network_from_scratch(shards: Path, tmp_path: Path) -> None:
+    run_dir = evaluated_run(tmp_path / "run", shards)
+    scores = []
+    for protocol, accuracy in (("finetune", 0.9), ("supervised", 0.4)):
+        for variant in ("1 %", "10 %"):
+            scores.append(write_answers(run_dir, shards, protocol, "encoder", accuracy, 0) | {"variant": variant})
+    write_results(run_dir, shards, scores, [f"class{i}" for i in range(4)])
+    rows, missing = difference_rows(read_runs([str(run_dir)]))
+    assert not missing
+    assert [(row.protocol, row.second) for row in rows] == [
+        ("finetune 1 %", "supervised 1 %"),
+        ("finetune 10 %", "supervised 10 %"),
+    ]
+    assert rows[0].difference.value == pytest.approx(scores[0]["value"] - scores[2]["value"])
 
 
 def test_scores_of_other_test_images_are_not_compared(run_dir: Path, shards: Path, tmp_path: Path) -> None:
