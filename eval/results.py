@@ -3,38 +3,68 @@
 import json
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, BinaryIO
+
+import numpy as np
+import numpy.typing as npt
 
 from eval.errors import EvaluationError
 
-REPRESENTATIONS = {"encoder": "encoder", "random_init": "random init", "raw_pixels": "raw pixels"}
-"""By their name in results.json: as the table calls them."""
+if TYPE_CHECKING:
+    from eval.scores import Score
+
+REPRESENTATIONS = {"encoder": "encoder", "random_init": "random init", "raw_pixels": "raw pixels", "h": "h", "z": "z"}
+"""By their name in results.json: as tables call them, in this order."""
 
 
-def table(results: dict[str, Any], protocols: Sequence[str]) -> str:
-    """Top-1 in per cent: a row per protocol, the encoder beside its controls."""
-    data, controls = results["data"], results["controls"]
-    rows = [["protocol", *REPRESENTATIONS.values(), "chance"]]
-    for protocol in protocols:
-        shares = [
-            results[protocol]["top1"],
-            controls["random_init"][protocol],
-            controls["raw_pixels"][protocol],
-            controls["chance"],
-        ]
-        rows.append([protocol, *(f"{100 * share:.1f}" for share in shares)])
+def table(scores: Sequence["Score"]) -> str:
+    """Shares in per cent: a row per protocol and variant, the representations beside each other, then chance."""
+    return "\n\n".join(
+        _table([score for score in scores if (score.protocol == "probes") == probes])
+        for probes in (False, True)
+        if any((score.protocol == "probes") == probes for score in scores)
+    )
+
+
+def _table(scores: Sequence["Score"]) -> str:
+    columns = [name for name in REPRESENTATIONS if any(score.representation == name for score in scores)]
+    rows = [["protocol", "learnt from", *(REPRESENTATIONS[name] for name in columns), "chance"]]
+    for protocol, variant in dict.fromkeys((score.protocol, score.variant) for score in scores):
+        of_row = {s.representation: s for s in scores if (s.protocol, s.variant) == (protocol, variant)}
+        any_of_row = next(iter(of_row.values()))
+        unit = " (mean per class)" if any_of_row.metric == "mean_per_class" else ""
+        cells = [_cell(of_row[name]) if name in of_row else "" for name in columns]
+        rows.append(
+            [f"{protocol} {variant}".strip() + unit, f"{any_of_row.n_train:,}", *cells, f"{100 * any_of_row.chance:.1f}"]
+        )
     first, *others = (max(map(len, column)) for column in zip(*rows, strict=True))
-    lines = [
+    return "\n".join(
         "  ".join([name.ljust(first), *(cell.rjust(width) for cell, width in zip(cells, others, strict=True))])
         for name, *cells in rows
-    ]
-    title = (
-        f"{data['name']}, split {data['split']}: top-1 of {data['n_test']:,} images in per cent, "
-        f"learnt from {data['n_train']:,}; encoder of step {results['encoder']['step']:,}"
     )
-    return "\n".join([title, "", *lines])
+
+
+def _cell(score: "Score") -> str:
+    low, high = score.interval
+    return f"{100 * score.value:.1f} ±{50 * (high - low):.1f}"
+
+
+def read_results(path: Path) -> dict[str, Any]:
+    """What was written before; empty where there is nothing, or what an older version of this program wrote.
+
+    Raises:
+        EvaluationError: it cannot be read.
+    """
+    try:
+        content = json.loads(path.read_text())
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError) as error:
+        raise EvaluationError(f"{path}: cannot be read ({error}); remove it, and scores are computed anew") from None
+    current = isinstance(content, dict) and (content.get("format"), content.get("version")) == ("diptych-evaluation", 1)
+    return content if current else {}
 
 
 def write_results(path: Path, results: dict[str, Any]) -> None:
@@ -43,16 +73,26 @@ def write_results(path: Path, results: dict[str, Any]) -> None:
     Raises:
         EvaluationError: the system refuses.
     """
-    partial = path.with_suffix(".partial")
+    text = json.dumps(results, indent=1) + "\n"
+    _write(path, lambda file: file.write(text.encode()))
+
+
+def write_array(path: Path, array: npt.NDArray[Any]) -> None:
+    """The same for a .npy file."""
+    _write(path, lambda file: np.save(file, array))
+
+
+def _write(path: Path, write: Callable[[BinaryIO], object]) -> None:
+    partial = path.with_name(f"{path.name}.partial")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with partial.open("w") as file:
-            file.write(json.dumps(results, indent=1) + "\n")
+        with partial.open("wb") as file:
+            write(file)
             file.flush()
             os.fsync(file.fileno())
         partial.replace(path)
     except OSError as error:
-        raise EvaluationError(f"{path}: cannot be written ({error.strerror}); the scores are printed above") from None
+        raise EvaluationError(f"{path}: cannot be written ({error.strerror}); make room and repeat the command") from None
 
 
 def say(line: str) -> None:
