@@ -22,7 +22,7 @@ from jsonargparse.typing import NonNegativeInt, PositiveInt
 
 from eval.config import EvaluationDataConfig
 from eval.errors import EvaluationError
-from eval.report import say, write_results
+from eval.results import say, write_results
 from train.arguments import parse
 from train.distributed import fail
 from train.errors import RunError
