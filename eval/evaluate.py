@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from eval.features import LabelledFeatures
     from eval.knn import KnnScore
     from eval.linear import LinearScore
-    from model.export import EncoderDescription
+    from model.description import EncoderDescription
 
 TEST_SPLITS = ("test", "val")
 """The first that a data set has is the one that scores are of."""
@@ -135,7 +135,7 @@ def evaluate(evaluation: Evaluation) -> dict[str, Any]:
         DataError: an image is damaged.
     """
     from eval.controls import chance
-    from model.export import load_encoder
+    from model.encoder_file import load_encoder
 
     config, start = evaluation.config, time.perf_counter()
     device = choose_device(config.device)

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from eval.errors import EvaluationError
-from model.export import EncoderDescription
+from model.description import EncoderDescription
 from pipelines.augment import EvalView
 from pipelines.config import DataConfig
 from pipelines.evaluation_loader import evaluation_batches

@@ -8,9 +8,10 @@ import pytest
 import torch
 
 from model.config import EncoderConfig
+from model.description import EncoderDescription, read_description
 from model.encoder import build_encoder
+from model.encoder_file import load_encoder, save_encoder
 from model.errors import ModelError
-from model.export import EncoderDescription, load_encoder, read_description, save_encoder
 
 CONFIG = EncoderConfig(name="resnet18", stem="cifar", width=0.125)
 DESCRIPTION = EncoderDescription(
