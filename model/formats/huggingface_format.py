@@ -37,7 +37,7 @@ def write(encoder: Any, description: EncoderDescription, directory: Path) -> Non
     if description.encoder.name not in RESNETS:
         timm_format.write(encoder, description, directory)
         return
-    from transformers import BitImageProcessor, ResNetConfig, ResNetModel
+    from transformers import ResNetConfig, ResNetModel
 
     blocks = [getattr(encoder, f"layer{stage}") for stage in range(1, 5)]
     bottleneck = hasattr(encoder.layer1[0], "conv3")
@@ -49,18 +49,25 @@ def write(encoder: Any, description: EncoderDescription, directory: Path) -> Non
     )
     model = ResNetModel(config)
     model.load_state_dict({their_name(name): tensor for name, tensor in encoder.state_dict().items()})
-    # Resize the short side, then cut: at any size, where the processor of transformers' own ResNets stretches large
-    # images.
-    processor = BitImageProcessor(
+    with _quiet():
+        model.save_pretrained(directory)
+        image_processor(description).save_pretrained(directory)
+
+
+def image_processor(description: EncoderDescription) -> Any:
+    """What makes evaluation's view of an image: resizes the short side, cuts the middle, normalises.
+
+    Not the processor that transformers' own ResNets have, which from 384 pixels on stretches images to a square.
+    """
+    from transformers import BitImageProcessor
+
+    return BitImageProcessor(
         size={"shortest_edge": description.resized_side},
         crop_size={"height": description.image_size, "width": description.image_size},
         resample=2,  # bilinear
         image_mean=list(description.mean),
         image_std=list(description.std),
     )
-    with _quiet():
-        model.save_pretrained(directory)
-        processor.save_pretrained(directory)
 
 
 def their_name(name: str) -> str:
