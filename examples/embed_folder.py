@@ -170,8 +170,8 @@ def run(options: argparse.Namespace) -> None:
     print(f"{output}: {count:,} embeddings" + (f"; {len(unreadable):,} images left out" if unreadable else ""))
 
 
-def main() -> int:
-    """Parse the command line; returns the exit status."""
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line and return the exit status: 0, or 2 for what cannot be done."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("encoder", type=Path, metavar="RUN", help="run directory, or that of an encoder")
     parser.add_argument("folder", type=Path, metavar="FOLDER", help="holds images, in folders or not")
@@ -179,7 +179,7 @@ def main() -> int:
     parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"), help="default %(default)s")
     parser.add_argument("--batch", type=int, default=64, metavar="N", help="images at a time; default %(default)s")
     parser.add_argument("--workers", type=int, default=2, metavar="N", help="processes that read; default %(default)s")
-    options = parser.parse_args()
+    options = parser.parse_args(arguments)
     try:
         if options.output.suffix not in (".parquet", ".npz"):
             raise EmbedError(f"{options.output}: must end in .parquet or .npz")
