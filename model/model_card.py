@@ -136,7 +136,8 @@ def _score_section(source: ExportSource) -> str:
     if not source.scores:
         return "None were measured of these weights."
     lines = []
-    by_data = sorted(source.scores, key=_data_of)
+    titles = list(dict.fromkeys(map(_title, source.scores)))
+    by_data = sorted(source.scores, key=lambda score: (_data_of(score), titles.index(_title(score))))
     for (data, split, fingerprint), scores in groupby(by_data, key=_data_of):
         rows = [
             f"| {_title(score)} | {_REPRESENTATIONS.get(score.representation, score.representation)} | "
