@@ -201,3 +201,12 @@ def test_load_encoder_takes_text_and_run_directories(tmp_path: Path) -> None:
         loaded, description = load_encoder(place)
         assert torch.equal(loaded(images), encoder(images))
         assert description.mean == MEAN
+
+
+@pytest.mark.slow
+def test_weights_too_large_for_one_file_lie_beside_the_graph(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    needs((*FORMATS["onnx"].libraries, FORMATS["onnx"].runner))
+    monkeypatch.setattr("model.formats.onnx_format._LARGEST_FILE", 0)
+    save_random_encoder(tmp_path / "encoder", CIFAR)
+    assert main([str(tmp_path / "encoder"), "--format", "onnx", "--output", str(tmp_path / "out")]) == 0
+    assert (tmp_path / "out" / "model.onnx.data").stat().st_size > (tmp_path / "out" / "model.onnx").stat().st_size
