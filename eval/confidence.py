@@ -1,4 +1,4 @@
-"""How far a score can be trusted: the bootstrap over test images (Efron 1979), exact counts instead of resampled images.
+"""How far a score can be trusted: the bootstrap over test images (Efron 1979), counts in place of resampled images.
 
 A resample of n images is n draws with replacement. Top-1 needs only how many of them were answered rightly, and
 mean-per-class only how many of each class were drawn and rightly answered: multinomial counts, so that 10,000 resamples

@@ -1,4 +1,4 @@
-"""An evaluation under way on this rank: the encoder is loaded, the ranks have met, features are there when asked for."""
+"""An evaluation under way on this rank: the encoder is loaded, ranks have met, features are there when asked for."""
 
 import hashlib
 import json
@@ -23,7 +23,8 @@ from eval.ranks import from_rank_0, join_ranks
 from eval.results import say
 from eval.subject import Subject
 from model.collectives import rank, world_size
-from model.export import EncoderDescription, load_encoder, weights_sha256
+from model.description import EncoderDescription, weights_sha256
+from model.encoder_file import load_encoder
 from pipelines.config import DataConfig
 from pipelines.manifest import SplitIndex
 
@@ -49,7 +50,8 @@ class Evaluation:
     @property
     def device(self) -> torch.device:
         """Of this rank."""
-        return self.accelerator.device
+        device: torch.device = self.accelerator.device
+        return device
 
     @property
     def classes(self) -> int:
@@ -86,16 +88,16 @@ class Evaluation:
 
     def _features_of(self, split: SplitIndex) -> dict[str, LabelledFeatures]:
         """Those that were kept, and the others extracted in one pass over the images."""
-        paths = {name: self.subject.output / "features" / f"{split.name}-{name}.safetensors" for name in self.representations}
+        paths = {
+            name: self.subject.output / "features" / f"{split.name}-{name}.safetensors" for name in self.representations
+        }
         keys = {name: self._key(split, name) for name in self.representations}
         found = {name: load_features(paths[name], keys[name], split) for name in self.representations}
         features = {name: kept for name, kept in found.items() if kept is not None}
         wanted = {name: self._represent(name) for name in self.representations if name not in features}
         if wanted:
             began, size = time.perf_counter(), self.description.image_size
-            features |= extract(
-                split, self.data, size, wanted, batch=self.subject.config.batch, device=self.device
-            )
+            features |= extract(split, self.data, size, wanted, batch=self.subject.config.batch, device=self.device)
             for name in wanted:
                 save_features(paths[name], keys[name], split, features[name])
             if rank() == 0 and not sys.stderr.isatty():  # where there is no bar
@@ -175,7 +177,7 @@ def _git_revision() -> str:
     """Of this program, if it runs from a checkout; empty otherwise."""
     root = Path(__file__).resolve().parents[1]
     try:
-        done = subprocess.run(
+        done = subprocess.run(  # noqa: S603  # no word of it is a user's
             ["git", "-C", str(root), "rev-parse", "--short", "HEAD"],  # noqa: S607  # git is where it is
             capture_output=True,
             text=True,

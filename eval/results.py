@@ -37,7 +37,12 @@ def _table(scores: Sequence["Score"]) -> str:
         unit = " (mean per class)" if any_of_row.metric == "mean_per_class" else ""
         cells = [_cell(of_row[name]) if name in of_row else "" for name in columns]
         rows.append(
-            [f"{protocol} {variant}".strip() + unit, f"{any_of_row.n_train:,}", *cells, f"{100 * any_of_row.chance:.1f}"]
+            [
+                f"{protocol} {variant}".strip() + unit,
+                f"{any_of_row.n_train:,}",
+                *cells,
+                f"{100 * any_of_row.chance:.1f}",
+            ]
         )
     first, *others = (max(map(len, column)) for column in zip(*rows, strict=True))
     return "\n".join(
@@ -92,7 +97,9 @@ def _write(path: Path, write: Callable[[BinaryIO], object]) -> None:
             os.fsync(file.fileno())
         partial.replace(path)
     except OSError as error:
-        raise EvaluationError(f"{path}: cannot be written ({error.strerror}); make room and repeat the command") from None
+        raise EvaluationError(
+            f"{path}: cannot be written ({error.strerror}); make room and repeat the command"
+        ) from None
 
 
 def say(line: str) -> None:

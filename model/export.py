@@ -1,188 +1,165 @@
-"""The encoder as a file: what passes from pretraining to evaluation and to everyone else.
+"""Writes a run's encoder as other libraries load it, checks that they compute the same, and describes it.
 
-DIR/model.safetensors   weights under timm's and torchvision's names, plain BatchNorm
-DIR/encoder.json        architecture, how its input is made, what it was trained on
+    python -m model.export runs/mine --format torchvision --output exports/mine-torchvision
+    python -m model.export runs/mine --format huggingface --output exports/mine --push_to_hub me/mine
+
+The directory appears complete, with a model card, or not at all. `load_encoder` is what reads our own files:
+
+    from model.export import load_encoder
+    encoder, description = load_encoder("runs/mine")
 """
 
-import hashlib
-import json
-import math
-import os
-from collections.abc import Iterable
-from contextlib import suppress
-from dataclasses import asdict, dataclass
+import argparse
+import re
+import signal
+import sys
+from collections.abc import Sequence
+from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
-from torch import Tensor
-
-from model.config import EncoderConfig
-from model.encoder import build_encoder
+from model.description import EncoderDescription
 from model.errors import ModelError
-
-FORMAT_VERSION = 1
-_DAMAGE = (OSError, ValueError, KeyError, TypeError, RecursionError)
-WEIGHTS_NAME, DESCRIPTION_NAME = "model.safetensors", "encoder.json"
-
-
-@dataclass(frozen=True, kw_only=True)
-class EncoderDescription:
-    """What a reader of the weights must know."""
-
-    encoder: EncoderConfig
-    image_size: int
-    """Side in pixels of the views that it was trained on."""
-    mean: tuple[float, float, float]
-    """Subtracted from RGB in [0, 1] before the encoder; (0, 0, 0) as in the reference code."""
-    std: tuple[float, float, float]
-    """Divides after that; (1, 1, 1) as in the reference code."""
-    data_name: str
-    data_fingerprint: str
-    config_sha256: str
-    """Of the resolved configuration of the run."""
-    step: int
-    """Updates made."""
-    images_seen: int
-    """Source images consumed by all ranks; two views of each."""
+from model.export_directory import partial_directory, refuse_used, write_record
+from model.export_source import ExportSource, read_source
+from model.formats.all_formats import FORMATS
+from model.formats.format import Format, Place
+from model.hub_upload import refuse_upload, upload
+from model.model_card import model_card
 
 
-def save_encoder(directory: Path, state: dict[str, Tensor], description: EncoderDescription) -> None:
-    """Write the encoder; each file appears whole, the description, which holds the weights' hash, last.
+def load_encoder(directory: str | Path) -> tuple[Any, EncoderDescription]:
+    """Load an encoder in eval mode; see `model.encoder_file.load_encoder`, which this is.
 
     Args:
-        directory: made if it is missing, but what it lies in is not.
-        state: of the bare encoder, without prefix, with plain BatchNorm's names.
-        description: written beside it.
-
-    Raises:
-        OSError: it could not be written; the description does not fit the weights then, or both are as they were.
-    """
-    directory.mkdir(exist_ok=True)
-    weights, text = directory / WEIGHTS_NAME, directory / DESCRIPTION_NAME
-    partials = weights.with_suffix(".partial"), text.with_suffix(".partial")
-    try:
-        save_file({name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}, partials[0])
-        content = {
-            "format": "diptych-encoder",
-            "version": FORMAT_VERSION,
-            "weights_sha256": _sha256(partials[0]),
-            **asdict(description),
-        }
-        partials[1].write_text(json.dumps(content, indent=1) + "\n")
-        for partial in partials:
-            _sync(partial)
-        partials[0].replace(weights)
-        partials[1].replace(text)
-    except SafetensorError as error:  # it wraps what the system said
-        _remove(partials)
-        raise OSError(f"{weights}: {error}") from error
-    except OSError:
-        _remove(partials)
-        raise
-
-
-def read_description(directory: Path) -> EncoderDescription:
-    """Read `encoder.json`.
-
-    Raises:
-        ModelError: it is missing, malformed or of another version.
-    """
-    return _parse(directory / DESCRIPTION_NAME)[0]
-
-
-def weights_sha256(directory: Path) -> str:
-    """Hash of the weights, as `encoder.json` states it; names an encoder.
-
-    Raises:
-        ModelError: it is missing, malformed or of another version.
-    """
-    return _parse(directory / DESCRIPTION_NAME)[1]
-
-
-def load_encoder(directory: Path) -> tuple[Any, EncoderDescription]:
-    """Load an encoder in eval mode.
+        directory: of a run, or of its encoder.
 
     Returns:
-        The module, (B, 3, s, s) -> (B, num_features), and its description.
+        The module, (B, 3, s, s) -> (B, num_features), and its description. Images are RGB in [0, 1], normalised by the
+        description's mean and std: (images - mean) / std.
 
     Raises:
         ModelError: a file is missing or damaged, or the weights do not fit the architecture.
     """
-    description, digest = _parse(directory / DESCRIPTION_NAME)
-    path = directory / WEIGHTS_NAME
+    from model import encoder_file  # here, so that the command refuses what is wrong before torch is imported
+
+    return encoder_file.load_encoder(directory)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line and return the exit status: 0, or 2 for what cannot be done."""
+    options = _parser().parse_args(arguments)
+    output = Path(options.output).resolve()
     try:
-        if _sha256(path) != digest:
-            raise ModelError(f"{path}: does not match {DESCRIPTION_NAME} (sha256 differs); export the encoder again")
-        state = load_file(path)
-    except (SafetensorError, *_DAMAGE) as error:
-        raise ModelError(f"{path}: cannot be read ({error}); export the encoder again") from None
-    encoder = build_encoder(description.encoder, description.image_size)
-    try:
-        encoder.load_state_dict(state)
-    except RuntimeError as error:
-        raise ModelError(f"{path}: {' '.join(str(error).split())}") from None
-    return encoder.eval(), description
+        export_format = FORMATS[options.format]
+        refuse_used(output, overwrite=options.overwrite)
+        if options.push_to_hub:
+            refuse_upload(options.push_to_hub)
+        source = read_source(options.run)
+        export_format.refuse(source.description)
+        _refuse_without(export_format)
+        place = Place(directory=options.output, repository=options.push_to_hub)
+        export(source, export_format, output, place, licence=options.license)
+        if options.push_to_hub:
+            print(f"pushed to {upload(output, options.push_to_hub)}", flush=True)
+    except ModelError as error:
+        print(f"export: error: {error}", file=sys.stderr, flush=True)
+        return 2
+    return 0
 
 
-def _parse(path: Path) -> tuple[EncoderDescription, str]:
-    try:
-        content = json.loads(path.read_text())
-    except FileNotFoundError:
-        raise ModelError(f"{path}: no such file; name a directory that holds an exported encoder") from None
-    except _DAMAGE as error:
-        raise ModelError(f"{path}: cannot be read ({error})") from None
-    if not isinstance(content, dict) or content.pop("format", None) != "diptych-encoder":
-        raise ModelError(f"{path}: not the description of an encoder")
-    version = content.pop("version", None)
-    if version != FORMAT_VERSION:
-        raise ModelError(f"{path}: format version {version}, this program reads {FORMAT_VERSION}")
-    try:
-        digest = str(content.pop("weights_sha256"))
-        content["encoder"] = EncoderConfig(**content["encoder"])
-        content["mean"], content["std"] = tuple(content["mean"]), tuple(content["std"])
-        description = EncoderDescription(**content)
-        _check(description)
-        return description, digest
-    except (KeyError, TypeError, ValueError) as error:
-        raise ModelError(f"{path}: malformed ({type(error).__name__}: {error})") from None
+def export(source: ExportSource, export_format: Format, output: Path, place: Place, *, licence: str) -> None:
+    """Write, read back, compare and describe an encoder; then put it in place, and say so.
+
+    Args:
+        source: the encoder.
+        export_format: one that does not refuse it.
+        output: directory to make, or to replace.
+        place: where the card tells readers to load it from.
+        licence: for the card.
+
+    Raises:
+        ModelError: the encoder is damaged or not finite, the export is not the same, or the system refuses.
+    """
+    from model.formats.comparison import compare, refuse_not_finite
+
+    encoder, description = load_encoder(source.directory)
+    encoder.requires_grad_(False)
+    refuse_not_finite(encoder)
+    with partial_directory(output) as partial:
+        write_record(partial, source, export_format.name)
+        export_format.write(encoder, description, partial)
+        exported = export_format.load(partial)
+        library = f"{export_format.runner} {version(export_format.runner)}" if exported else ""
+        if exported is None:
+            checked = f"It was not run: {export_format.runner} was not installed where it was exported."
+        else:
+            agreement = compare(encoder, description, exported)
+            checked = (
+                f"{library} gives the h of Diptych's encoder: on {agreement.images} random images they differ by "
+                f"{agreement.difference:.2g} at most, where h reaches {agreement.magnitude:.2g}."
+            )
+        card = model_card(
+            source,
+            name=place.repository.rpartition("/")[2] or output.name,
+            library=export_format.library_name,
+            usage=export_format.usage(description, place),
+            input_note=export_format.input_note,
+            checked=checked,
+            licence=licence,
+        )
+        (partial / "README.md").write_text(card)
+    print(checked)
+    print(f"scores in the card: {source.why_no_scores or len(source.scores)}")
+    print(f"written to {output}: {', '.join(sorted(path.name for path in output.iterdir()))}", flush=True)
 
 
-def _check(description: EncoderDescription) -> None:
-    """Nothing has looked at the values yet: they are whatever the file says."""
-    encoder = description.encoder
-    fits = {
-        "encoder.name": isinstance(encoder.name, str),
-        "encoder.stem": encoder.stem in ("imagenet", "cifar"),
-        "encoder.width": isinstance(encoder.width, int | float) and 0 < encoder.width < math.inf,
-        "encoder.norm": encoder.norm in ("batch", "group"),
-        "encoder.arguments": isinstance(encoder.arguments, dict),
-        "image_size": isinstance(description.image_size, int) and 0 < description.image_size < 2**16,
-        "mean": _is_colour(description.mean),
-        "std": _is_colour(description.std),
-    }
-    for name, fit in fits.items():
-        if not fit:
-            raise ValueError(f"{name} does not fit")
+def _refuse_without(export_format: Format) -> None:
+    missing = [library for library in export_format.libraries if find_spec(library) is None]
+    if missing:
+        raise ModelError(
+            f"--format {export_format.name}: {' and '.join(missing)} not installed; pip install 'diptych[export]'"
+        )
 
 
-def _is_colour(values: tuple[Any, ...]) -> bool:
-    return len(values) == 3 and all(isinstance(value, int | float) for value in values)
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(
+        prog="python -m model.export", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("run", type=Path, metavar="RUN", help="run directory of train/pretrain.py, or of an encoder")
+    parser.add_argument("--format", required=True, choices=tuple(FORMATS), help="of which library")
+    parser.add_argument("--output", required=True, metavar="DIR", help="directory to make")
+    parser.add_argument("--overwrite", action="store_true", help="replace an export that is there")
+    parser.add_argument(
+        "--license",
+        type=_licence,
+        default="unknown",
+        metavar="ID",
+        help="for the model card: an identifier of the Hugging Face hub, such as apache-2.0; default %(default)s",
+    )
+    parser.add_argument(
+        "--push_to_hub",
+        default="",
+        metavar="OWNER/NAME",
+        help="also upload the directory to the Hugging Face hub, into a repository that is private if it is new",
+    )
+    return parser
 
 
-def _remove(paths: Iterable[Path]) -> None:
-    """A full disk needs its room back; one that does not even take this has said so already."""
-    with suppress(OSError):
-        for path in paths:
-            path.unlink(missing_ok=True)
+def _licence(text: str) -> str:
+    if not re.fullmatch(r"[a-z0-9][a-z0-9.+-]*", text):
+        raise argparse.ArgumentTypeError(f"{text}: lower-case letters, digits, dots and dashes, such as apache-2.0")
+    return text
 
 
-def _sync(path: Path) -> None:
-    with path.open("rb") as file:
-        os.fsync(file.fileno())
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        """One line instead of the usage."""
+        print(f"export: error: {message}", file=sys.stderr, flush=True)
+        sys.exit(2)
 
 
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that no half-written directory is left
+    sys.exit(main())

@@ -16,9 +16,10 @@ import timm
 import torch
 
 from model.config import EncoderConfig
+from model.description import EncoderDescription, read_description
 from model.encoder import build_encoder
+from model.encoder_file import load_encoder, save_encoder
 from model.errors import ModelError
-from model.export import EncoderDescription, load_encoder, read_description, save_encoder
 from train.checkpoint import Checkpoint, load_latest, save_checkpoint
 from train.checkpoint_files import STATE, SUMS, TENSORS, CheckpointState
 from train.config import CheckpointConfig

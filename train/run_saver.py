@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from model.export import EncoderDescription, save_encoder
+from model.description import EncoderDescription
+from model.encoder_file import save_encoder
 from model.running_statistics import average_running_statistics
 from pipelines.manifest import SplitIndex
 from train.checkpoint import Checkpoint, optimizer_tensors, save_checkpoint

@@ -12,8 +12,9 @@ from tiny_shards import tiny_shards
 
 from eval.evaluate import main, name_run_dir
 from model.config import EncoderConfig
+from model.description import EncoderDescription
 from model.encoder import build_encoder
-from model.export import EncoderDescription, load_encoder, save_encoder
+from model.encoder_file import load_encoder, save_encoder
 from pipelines.config import DataConfig, ViewsConfig
 from pipelines.manifest import read_manifest, write_manifest
 from train.arguments import to_yaml

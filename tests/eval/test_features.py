@@ -9,7 +9,7 @@ from torch import nn
 from eval.controls import calibrate_batchnorm, chance, random_encoder, raw_pixels, spread
 from eval.features import FrozenEncoder, extract, fixed_views
 from model.config import EncoderConfig
-from model.export import EncoderDescription
+from model.description import EncoderDescription
 from pipelines.config import DataConfig
 from pipelines.manifest import SplitIndex, open_split
 

@@ -16,7 +16,7 @@ from safetensors import SafetensorError
 from torch import nn
 
 from model.config import EncoderConfig, HeadConfig
-from model.export import load_encoder
+from model.encoder_file import load_encoder
 from model.simclr import SimCLR
 from train import checkpoint_writer as writer_module
 from train.checkpoint import load_latest
@@ -213,8 +213,8 @@ def test_what_is_written_is_the_moment_of_begin_whatever_is_learnt_meanwhile(
     [
         ("train.checkpoint.save_file", SafetensorError("I/O error: Input/output error (os error 5)")),
         ("train.checkpoint.sync", OSError(errno.EIO, os.strerror(errno.EIO))),
-        ("model.export.save_file", SafetensorError("I/O error: Input/output error (os error 5)")),
-        ("model.export._sync", OSError(errno.EIO, os.strerror(errno.EIO))),
+        ("model.encoder_file.save_file", SafetensorError("I/O error: Input/output error (os error 5)")),
+        ("model.encoder_file._sync", OSError(errno.EIO, os.strerror(errno.EIO))),
     ],
 )
 def test_after_an_input_output_error_the_one_before_is_untouched_and_the_next_is_written(

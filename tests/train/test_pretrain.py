@@ -20,7 +20,7 @@ from safetensors.torch import load_file
 from started_ranks import TINY
 from tiny_shards import tiny_shards
 
-from model.export import load_encoder
+from model.encoder_file import load_encoder
 from train.config import load_config
 
 ROOT = Path(__file__).resolve().parents[2]

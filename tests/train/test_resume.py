@@ -14,7 +14,7 @@ from accelerate.state import AcceleratorState
 from started_ranks import TINY
 from tiny_shards import tiny_shards
 
-from model.export import load_encoder
+from model.encoder_file import load_encoder
 from train.arguments import parse
 from train.checkpoint import load_latest
 from train.config import PretrainConfig

@@ -1,0 +1,1 @@
+"""An encoder as other libraries load it: a file for each format."""
