@@ -71,8 +71,8 @@ def title(evaluation: "Evaluation") -> str:
     """What the numbers of the table are."""
     test, step = evaluation.subject.test, evaluation.description.step
     return (
-        f"{test.manifest.name}, split {test.name}: answered rightly of {len(test):,} images, in per cent ± half the 95 %"
-        f" interval; encoder of step {step:,}"
+        f"{test.manifest.name}, split {test.name}: answered rightly of {len(test):,} images, in per cent "
+        f"± half the 95 % interval; encoder of step {step:,}"
     )
 
 

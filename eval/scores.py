@@ -147,9 +147,9 @@ class ScoreBook:
         answer = compute()
         score = self._finished(task, answer, key, round(time.perf_counter() - began, 2))
         self.asked.append(score)
-        from_rank_0(lambda: self._write(task, score, answer))
         if rank() == 0:
             say(f"{_title(score)}: {_shown(score)} in {score.seconds:.1f} s")
+        from_rank_0(lambda: self._write(task, score, answer))
         return score
 
     def _finished(self, task: Task, answer: Answer, key: str, seconds: float) -> Score:
