@@ -8,6 +8,7 @@ Rank 0 alone reads and writes: the nodes of a job need not share a disk.
 
 import json
 import os
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -81,7 +82,8 @@ def _write(path: Path, key: str, learner: Learner, progress: Progress) -> None:
             os.fsync(file.fileno())
         partial.replace(path)
     except (OSError, SafetensorError) as error:
-        partial.unlink(missing_ok=True)
+        with suppress(OSError):  # a full disk needs its room back; one that does not even take this has said so already
+            partial.unlink(missing_ok=True)
         raise EvaluationError(f"{path}: cannot be written ({error}); make room and repeat the command") from None
 
 

@@ -109,7 +109,7 @@ def learn(training: Training, classifier: Classifier, accelerator: "Accelerator"
         training.split, training.data, recipe.views, share, accelerator.device, views_per_image=1
     )
     lines = _Lines(training, before)
-    began, loss_sum = time.perf_counter(), torch.zeros((), device=accelerator.device)
+    began, loss_sum = time.perf_counter(), torch.zeros((), device=accelerator.device, dtype=torch.float64)
     with (
         Prefetch(batches, training.data.prefetch_batches) as ahead,
         tqdm(
