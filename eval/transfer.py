@@ -72,6 +72,11 @@ def score_transfer(evaluation: Evaluation, book: ScoreBook) -> None:
     config = evaluation.subject.config.transfer
     targets = [Target(train=train, test=test) for train, test in map(open_labelled, config.directories)]
     for number, target in enumerate(targets):
+        if not _held_out(target).any():
+            raise EvaluationError(
+                f"{target.train.location}: no class has a second train image that could be held out, which choosing an "
+                "L2 strength and a learning rate needs"
+            )
         same = [other for other in targets[:number] if other.name == target.name]
         if same:
             raise EvaluationError(
@@ -171,10 +176,6 @@ def _trials(target: Target, trainings: list[Training]) -> list[Training]:
 
 def _held_out(target: Target) -> npt.NDArray[np.bool_]:
     held_out: npt.NDArray[np.bool_] = held_out_rows(split_labels(target.train), target.classes).numpy()
-    if not held_out.any():
-        raise EvaluationError(
-            f"{target.train.location}: no class has a second train image, which choosing a learning rate needs"
-        )
     return held_out
 
 
