@@ -8,6 +8,7 @@ Every rank takes its part of each global batch, so that k ranks train the classi
 import hashlib
 import json
 import math
+import re
 import sys
 import time
 import warnings
@@ -49,7 +50,7 @@ class Training:
     """A classifier that is to be trained."""
 
     name: str
-    """Of progress lines and of the file to go on from."""
+    """In messages, such as finetune 1 %; no two trainings of an evaluation share one."""
     split: SplitIndex
     """To learn from; every sample labelled."""
     data: DataConfig
@@ -75,7 +76,8 @@ class Training:
 
     def kept_in(self, directory: Path) -> Path:
         """The file to go on from."""
-        return directory / f"{self.name}.safetensors"
+        name = re.sub(r"[^A-Za-z0-9.+-]+", "_", self.name.replace("%", "percent")).strip("_")
+        return directory / f"{name}.safetensors"
 
 
 def learn(training: Training, classifier: Classifier, accelerator: "Accelerator", directory: Path) -> Progress:

@@ -59,6 +59,7 @@ def details_of(training: Training, progress: Progress) -> dict[str, Any]:
         "weight_decay": recipe.weight_decay,
         "optimizer": recipe.optimizer,
         "precision": recipe.precision,
+        "seed": recipe.seed,
         "losses": [round(loss, 4) for loss in progress.losses],
         "training_seconds": progress.seconds,
     }

@@ -7,7 +7,6 @@ No weight decay, no warm-up; half a cosine, as in the reference code.
 """
 
 import math
-from dataclasses import replace
 from typing import Any
 
 from torch import nn
@@ -50,7 +49,8 @@ def _score(evaluation: Evaluation, book: ScoreBook, fraction: float, list_file: 
     subject, config = evaluation.subject, evaluation.subject.config.finetune
     variant = percent(fraction) + (" v2" if config.recipe == "v2" else "")
     train = part_of_labels(evaluation, fraction, list_file)
-    batch = fitting_batch(f"finetune {variant}", config.batch, len(train))
+    name = f"finetune {variant}"
+    batch = fitting_batch(name, config.batch, len(train))
     if config.recipe == "v1":
         peak_lr = (config.base_lr or V1_BASE_LR) * batch / 256
     else:
@@ -64,9 +64,8 @@ def _score(evaluation: Evaluation, book: ScoreBook, fraction: float, list_file: 
         precision=config.precision,
         seed=evaluation.seed,
     )
-    task = Task(protocol="finetune", variant=variant, settings={}, test=subject.test, n_train=len(train))
     training = Training(
-        name=task.name,
+        name=name,
         split=train,
         data=reading_of(evaluation, train),
         recipe=recipe,
@@ -80,4 +79,5 @@ def _score(evaluation: Evaluation, book: ScoreBook, fraction: float, list_file: 
             encoder = nn.Sequential(encoder, first_head_layer(evaluation))  # as long as h
         return Classifier(encoder, features, evaluation.classes, evaluation.description, recipe)
 
-    score_classifier(evaluation, book, replace(task, settings=training.settings), training, network)
+    task = Task(protocol="finetune", variant=variant, settings=training.settings, test=subject.test, n_train=len(train))
+    score_classifier(evaluation, book, task, training, network)

@@ -1,7 +1,5 @@
 """The baseline: the same network from random weights, trained with labels, by the same loop."""
 
-from dataclasses import replace
-
 from eval.classifier import Classifier, Recipe
 from eval.classifier_run import Training, fitting_batch
 from eval.classifier_score import (
@@ -41,7 +39,8 @@ def _score(
     subject, config, description = evaluation.subject, evaluation.subject.config.supervised, evaluation.description
     variant = percent(fraction) + (" pretraining's views" if config.augmentation == "run" else "")
     train = part_of_labels(evaluation, fraction, list_file)
-    batch = fitting_batch(f"supervised {variant}", config.batch, len(train))
+    name = f"supervised {variant}"
+    batch = fitting_batch(name, config.batch, len(train))
     steps = epochs * steps_per_epoch(len(train), batch)
     recipe = Recipe(
         steps=steps,
@@ -53,16 +52,18 @@ def _score(
         precision=config.precision,
         seed=evaluation.seed,
     )
-    task = Task(protocol="supervised", variant=variant, settings={}, test=subject.test, n_train=len(train))
     training = Training(
-        name=task.name, split=train, data=reading_of(evaluation, train), recipe=recipe, start="random weights"
+        name=name, split=train, data=reading_of(evaluation, train), recipe=recipe, start="random weights"
     )
 
     def network() -> Classifier:
         encoder = own_encoder(evaluation, pretrained=False)
         return Classifier(encoder, encoder.num_features, evaluation.classes, description, recipe)
 
-    score_classifier(evaluation, book, replace(task, settings=training.settings), training, network)
+    task = Task(
+        protocol="supervised", variant=variant, settings=training.settings, test=subject.test, n_train=len(train)
+    )
+    score_classifier(evaluation, book, task, training, network)
 
 
 def _views(evaluation: Evaluation) -> ViewsConfig:

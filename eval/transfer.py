@@ -116,7 +116,7 @@ def _score_finetune(evaluation: Evaluation, book: ScoreBook, target: Target) -> 
         for decay in config.weight_decay_numbers
     ]
     trials = _trials(target, trainings) if len(trainings) > 1 else []
-    task = _task(target, "finetune", {"trials": [training.settings for training in trials or trainings]})
+    task = _task(target, "finetune", {"trainings": [training.settings for training in (*trials, *trainings)]})
 
     def compute() -> Answer:
         chosen, share = _choose(evaluation, target, trials) if trials else (0, None)
@@ -162,11 +162,11 @@ def _choose(evaluation: Evaluation, target: Target, trials: list[Training]) -> t
 def _trials(target: Target, trainings: list[Training]) -> list[Training]:
     """The same trainings on train without its held-out tenth."""
     rest = take(target.train, np.flatnonzero(~_held_out(target)))
-    batch = fitting_batch(f"transfer {target.name} trial", trainings[0].recipe.batch, len(rest))
+    batch = fitting_batch(f"transfer {target.name} finetune, trial", trainings[0].recipe.batch, len(rest))
     return [
         replace(
             training,
-            name=f"{training.name}-trial",
+            name=f"{training.name}, trial",
             split=rest,
             recipe=replace(training.recipe, batch=batch, batchnorm_momentum=_batchnorm_momentum(len(rest), batch)),
         )
@@ -192,7 +192,7 @@ def _training(evaluation: Evaluation, target: Target, batch: int, rate: float, d
         seed=evaluation.seed,
     )
     return Training(
-        name=f"{_task(target, 'finetune', {}).name}-lr_{rate:g}-wd_{decay:g}",
+        name=f"transfer {target.name} finetune, rate {rate:g}, decay {decay:g}",
         split=train,
         data=reading_of(evaluation, train),
         recipe=recipe,

@@ -236,8 +236,8 @@ def test_the_learning_rate_is_the_one_that_does_best_on_images_held_out(
     details = found["pets finetune"]["details"]
     assert (details["peak_lr"], details["weight_decay"], details["held_out"]) == (0.02, 0.5, 1.0)
     told = capsys.readouterr().err
-    assert "lr_0.02-wd_0.01-trial: 100.0% of the tenth held out" in told
-    assert "lr_0.01-wd_0.01-trial: 0.0% of the tenth held out" in told
+    assert "rate 0.02, decay 0.01, trial: 100.0% of the tenth held out" in told
+    assert "rate 0.01, decay 0.01, trial: 0.0% of the tenth held out" in told
 
 
 def test_a_learning_rate_that_diverges_is_passed_over(
@@ -246,7 +246,7 @@ def test_a_learning_rate_that_diverges_is_passed_over(
     pets = rename(tiny_shards(tmp_path / "pets", 4, 2, side=32), "pets")
     found = transferred(run_dir, pets, learning_rates="1e30,0.05", steps=3)
     assert found["pets finetune"]["details"]["peak_lr"] == 0.05
-    assert "lr_1e+30-wd_0-trial: the loss is not finite" in capsys.readouterr().err
+    assert "transfer pets finetune, rate 1e+30, decay 0, trial: the loss is not finite" in capsys.readouterr().err
 
 
 def test_a_trial_never_sees_the_images_that_it_is_judged_by(
