@@ -14,8 +14,8 @@ from torch.optim import Optimizer
 
 from eval.training_config import Precision
 from model.collectives import rank
+from model.description import EncoderDescription
 from model.encoder import is_stochastic
-from model.export import EncoderDescription
 from model.precision import full_float32
 from pipelines.augment import TwoViews
 from pipelines.config import ViewsConfig

@@ -14,8 +14,8 @@ from eval.classifier import Classifier, Recipe
 from eval.classifier_file import Progress
 from eval.classifier_run import Training, answers, learn
 from model.config import EncoderConfig
+from model.description import EncoderDescription
 from model.encoder import build_encoder
-from model.export import EncoderDescription
 from pipelines.config import DataConfig, ViewsConfig
 from pipelines.label_subsets import take
 from pipelines.manifest import open_split

@@ -11,7 +11,8 @@ from eval.evaluation import Evaluation, begin
 from eval.scores import ScoreBook
 from eval.subject import open_subject
 from model.config import EncoderConfig, HeadConfig
-from model.export import EncoderDescription, save_encoder
+from model.description import EncoderDescription
+from model.encoder_file import save_encoder
 from model.simclr import SimCLR
 from pipelines.config import DataConfig, ViewsConfig
 from pipelines.manifest import read_manifest, write_manifest
