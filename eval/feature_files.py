@@ -3,6 +3,7 @@
 Rank 0 alone reads and writes: the nodes of a job need not share a disk. The others are sent their part, or send it.
 """
 
+from contextlib import suppress
 from pathlib import Path
 
 import torch
@@ -83,5 +84,6 @@ def _write(path: Path, tensors: dict[str, torch.Tensor], key: str) -> None:
         save_file(tensors, partial, metadata={"key": key})
         partial.replace(path)
     except (OSError, SafetensorError) as error:
-        partial.unlink(missing_ok=True)
+        with suppress(OSError):
+            partial.unlink()
         raise EvaluationError(f"{path}: cannot be written ({error}); make room and repeat the command") from None

@@ -6,7 +6,7 @@ import torch
 from tiny_shards import tiny_image, tiny_shards
 from torch import nn
 
-from eval.controls import calibrate_batchnorm, chance, random_encoder, raw_pixels, spread
+from eval.controls import calibrate_batchnorm, random_encoder, raw_pixels, spread
 from eval.features import FrozenEncoder, extract, fixed_views
 from model.config import EncoderConfig
 from model.description import EncoderDescription
@@ -86,11 +86,6 @@ def test_large_raw_pixels_are_resized_to_32() -> None:
     assert raw_pixels(torch.rand(2, 3, 224, 224)).shape == (2, 3 * 32 * 32)
     small = torch.rand(2, 3, 8, 8)
     assert torch.equal(raw_pixels(small), small.flatten(1))
-
-
-def test_chance_answers_the_most_frequent_class_of_train() -> None:
-    assert chance(torch.tensor([0, 1, 1, 2]), torch.tensor([1, 1, 1, 0])) == 0.75
-    assert chance(torch.tensor([2, 2, 1]), torch.tensor([1, 1, 1, 0])) == 0.0
 
 
 def test_the_random_encoder_depends_on_the_seed_alone() -> None:

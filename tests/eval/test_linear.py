@@ -1,7 +1,11 @@
+from typing import Any
+
 import numpy as np
 import numpy.typing as npt
 import pytest
 import torch
+from evaluation_on_ranks import linear_on_ranks
+from rank_pool import RankPool
 from torch import Tensor
 
 from eval.errors import EvaluationError
@@ -9,11 +13,10 @@ from eval.features import LabelledFeatures
 from eval.linear import (
     L2_GRID,
     LogisticRegression,
+    answer_linear,
     choose_l2,
     covariance_of,
     fit_logistic,
-    held_out_rows,
-    score_linear,
 )
 
 CPU = torch.device("cpu")
@@ -93,7 +96,7 @@ def test_fewer_samples_than_features_are_fitted() -> None:
     data = clusters(30, classes=3, features=200, distance=1.0)
     probe = fit(data, L2_GRID[-1], zeros(3, 200))
     assert probe.converged
-    assert probe.top1(data.features, data.labels) == 1.0
+    assert torch.equal(probe.predict(data.features), data.labels)
 
 
 def test_where_the_fit_starts_does_not_matter() -> None:
@@ -110,46 +113,52 @@ def test_a_fit_that_runs_out_of_iterations_says_so(monkeypatch: pytest.MonkeyPat
     assert not fit(data, 1e-4, zeros(3, 6)).converged
 
 
+def top1(train: LabelledFeatures, test: LabelledFeatures, classes: int) -> tuple[float, dict[str, Any]]:
+    """Of an answer, and its details."""
+    answer = answer_linear(train, test, classes, CPU)
+    return float((answer.predictions == test.labels).float().mean()), answer.details
+
+
 def test_separable_classes_are_separated() -> None:
     train, test = (clusters(400, classes=4, features=16, distance=12.0, seed=seed) for seed in (0, 1))
-    score = score_linear(train, test, 4, CPU)
-    assert score.top1 == 1.0
-    assert score.converged
+    share, details = top1(train, test, 4)
+    assert share == 1.0
+    assert details["converged"]
 
 
 def test_features_without_information_score_chance() -> None:
     train, test = (clusters(2000, classes=4, features=8, distance=0.0, seed=seed) for seed in (0, 1))
-    assert score_linear(train, test, 4, CPU).top1 == pytest.approx(0.25, abs=0.05)
+    assert top1(train, test, 4)[0] == pytest.approx(0.25, abs=0.05)
 
 
 def test_scale_and_offset_of_features_do_not_matter() -> None:
     train, test = (clusters(400, classes=4, features=8, distance=1.5, seed=seed) for seed in (0, 1))
     scale, offset = torch.logspace(-3, 3, 8), torch.linspace(-5, 5, 8)
-    plain = score_linear(train, test, 4, CPU)
+    plain, plain_details = top1(train, test, 4)
     train, test = (
         LabelledFeatures(features=(part.features + offset) * scale, labels=part.labels) for part in (train, test)
     )
-    moved = score_linear(train, test, 4, CPU)
-    assert moved.l2 == plain.l2
-    assert moved.top1 == pytest.approx(plain.top1, abs=0.01)
+    moved, moved_details = top1(train, test, 4)
+    assert moved_details["l2"] == plain_details["l2"]
+    assert moved == pytest.approx(plain, abs=0.01)
 
 
 def test_a_constant_feature_is_harmless() -> None:
     train, test = (clusters(200, classes=2, features=4, distance=2.0, seed=seed) for seed in (0, 1))
-    without = score_linear(train, test, 2, CPU).top1
+    without = answer_linear(train, test, 2, CPU).predictions
     train, test = (
         LabelledFeatures(features=torch.cat([part.features, torch.full((200, 1), 7.0)], dim=1), labels=part.labels)
         for part in (train, test)
     )
-    assert score_linear(train, test, 2, CPU).top1 == without
+    assert torch.equal(answer_linear(train, test, 2, CPU).predictions, without)
 
 
 def test_the_l2_strength_is_chosen_without_the_test_split() -> None:
     train, test = (clusters(300, classes=3, features=30, distance=1.5, seed=seed) for seed in (0, 1))
     misleading = LabelledFeatures(features=-10 * test.features, labels=test.labels.roll(1))
-    one, other = score_linear(train, test, 3, CPU), score_linear(train, misleading, 3, CPU)
-    assert (one.l2, one.held_out_top1) == (other.l2, other.held_out_top1)
-    assert one.top1 != other.top1
+    (one, details), (other, misled) = top1(train, test, 3), top1(train, misleading, 3)
+    assert details == misled
+    assert one != other
 
 
 def test_few_samples_of_many_noisy_features_want_a_stronger_l2_than_plenty_of_few() -> None:
@@ -161,14 +170,15 @@ def test_few_samples_of_many_noisy_features_want_a_stronger_l2_than_plenty_of_fe
     assert weak <= strong
 
 
-def test_a_tenth_of_each_class_is_held_out_and_one_image_is_always_left() -> None:
-    labels = torch.tensor([0] * 100 + [1] * 15 + [2] * 2 + [3])
-    held_out = held_out_rows(labels, 5)
-    assert torch.bincount(labels[held_out], minlength=5).tolist() == [10, 2, 1, 0, 0]
-    assert torch.equal(held_out, held_out_rows(labels, 5))
-
-
 def test_a_single_image_per_class_is_refused() -> None:
     data = clusters(3, classes=3, features=4, distance=1.0)
     with pytest.raises(EvaluationError, match="second train image"):
-        score_linear(data, data, 3, CPU)
+        answer_linear(data, data, 3, CPU)
+
+
+def test_two_ranks_find_the_optimum_of_one(two_ranks: RankPool) -> None:
+    train, test = (clusters(301, classes=4, features=12, distance=1.5, seed=seed) for seed in (0, 1))
+    alone = answer_linear(train, test, 4, CPU)
+    for predictions, details in two_ranks.run(linear_on_ranks, train, test, 4):
+        assert torch.equal(predictions, alone.predictions)
+        assert details == pytest.approx(alone.details, abs=1e-6)
