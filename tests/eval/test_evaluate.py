@@ -1,61 +1,30 @@
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import replace
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from tiny_run import tiny_run
 from tiny_shards import tiny_shards
 
 from eval.evaluate import main, name_run_dir
-from model.config import EncoderConfig
-from model.description import EncoderDescription
-from model.encoder import build_encoder
 from model.encoder_file import load_encoder, save_encoder
-from pipelines.config import DataConfig, ViewsConfig
-from pipelines.manifest import read_manifest, write_manifest
-from train.arguments import to_yaml
-from train.config import PretrainConfig
+from pipelines.manifest import open_split, read_manifest, write_manifest
 
-ENCODER = EncoderConfig(name="resnet18", stem="cifar", width=0.0625)
 Evaluate = Callable[..., dict[str, Any]]
 Refused = Callable[..., str]
 
 
-def make_run(run_dir: Path, data: Path) -> Path:
-    """What pretraining leaves behind, after no step at all."""
-    run_dir.mkdir(parents=True)
-    config = PretrainConfig(
-        run_dir=str(run_dir),
-        data=DataConfig(dir=str(data), canvas=32),
-        views=ViewsConfig(size=16),
-        encoder=ENCODER,
-        global_batch=16,
-        seed=3,
-    )
-    (run_dir / "config.yaml").write_text(to_yaml(config))
-    torch.manual_seed(1)
-    description = EncoderDescription(
-        encoder=ENCODER,
-        image_size=16,
-        mean=(0.0, 0.0, 0.0),
-        std=(1.0, 1.0, 1.0),
-        data_name="tiny",
-        data_fingerprint=read_manifest(data).fingerprint,
-        config_sha256=config.sha256(),
-        step=12,
-        images_seen=192,
-    )
-    save_encoder(run_dir / "encoder", build_encoder(ENCODER, 32).state_dict(), description)
-    return run_dir
-
-
 @pytest.fixture
 def run_dir(tmp_path: Path, shards: Path) -> Path:
-    return make_run(tmp_path / "run", shards)
+    return tiny_run(tmp_path / "run", shards)
 
 
 @pytest.fixture
@@ -92,64 +61,154 @@ def refused(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) 
     return run
 
 
+def values(results: dict[str, Any]) -> dict[tuple[str, str, str], float]:
+    """By protocol, variant and representation."""
+    return {(each["protocol"], each["variant"], each["representation"]): each["value"] for each in results["scores"]}
+
+
 def test_scores_of_encoder_and_controls_are_written_and_shown(
-    run_dir: Path, evaluate: Evaluate, capsys: pytest.CaptureFixture[str]
+    run_dir: Path, shards: Path, evaluate: Evaluate, capsys: pytest.CaptureFixture[str]
 ) -> None:
     results = evaluate(run_dir)
-    controls = results["controls"]
-    assert controls["chance"] == 0.25
-    scores = [results["knn"]["top1"], results["linear"]["top1"]]
-    for control in ("raw_pixels", "random_init"):
-        assert list(controls[control]) == ["knn", "linear"]
-        scores += controls[control].values()
-    assert all(0 <= score <= 1 for score in scores)
-    assert controls["raw_pixels"]["linear"] == 1.0  # the classes of the fixture are colours
-    assert results["knn"]["k"] == 64
-    assert results["linear"]["converged"]
+    assert (results["format"], results["version"], results["world_size"]) == ("diptych-evaluation", 1, 1)
     assert results["encoder"]["step"] == 12
-    assert (results["data"]["n_train"], results["data"]["n_test"], results["data"]["split"]) == (64, 64, "test")
-    assert [path.name for path in (run_dir / "eval").iterdir()] == ["results.json"]
+    assert results["versions"]["torch"] == version("torch")
+    shares = values(results)
+    three = ("encoder", "random_init", "raw_pixels")
+    expected = [("knn", variant, name) for name in three for variant in ("", "k=200 T=0.1")]
+    assert list(shares) == [*expected, *(("linear", "", name) for name in three)]
+    assert shares["linear", "", "raw_pixels"] == 1.0  # the classes of the fixture are colours
+    right = open_split(shards, "test").samples["label"]
     shown = capsys.readouterr().out
-    for score in scores:
-        assert f"{100 * score:.1f}" in shown
+    for score in results["scores"]:
+        low, high = score["interval"]
+        assert 0 <= low <= score["value"] <= high <= 1
+        assert (score["chance"], score["n_train"], score["n_test"]) == (0.25, 64, 64)
+        assert f"{100 * score['value']:.1f} ±{50 * (high - low):.1f}" in shown
+        data = results["data"][score["data"]]
+        assert (data["name"], data["split"], data["classes"]) == ("tiny", "test", [f"class{i}" for i in range(4)])
+        assert np.array_equal(np.load(run_dir / "eval" / data["labels"]), right)
+        predictions = np.load(run_dir / "eval" / score["predictions"])
+        assert (predictions == right).mean() == score["value"]
+    assert not list(run_dir.rglob("*.partial"))
 
 
-def test_only_the_protocols_asked_for_are_run(run_dir: Path, evaluate: Evaluate) -> None:
-    results = evaluate(run_dir, "--protocols", "knn", "--knn.k", "5")
-    assert "linear" not in results
-    assert results["knn"]["k"] == 5
-    assert list(results["controls"]["random_init"]) == ["knn"]
+def test_only_the_protocols_and_representations_asked_for_are_run(run_dir: Path, evaluate: Evaluate) -> None:
+    results = evaluate(run_dir, "--protocols=knn", "--knn.k=[5]", "--controls=none")
+    assert list(values(results)) == [("knn", "", "encoder"), ("knn", "k=200 T=0.1", "encoder")]
+    assert [score["details"]["k"] for score in results["scores"]] == [5, 64]
 
 
-def test_the_same_command_gives_the_same_scores_whatever_the_batch(run_dir: Path, evaluate: Evaluate) -> None:
-    first, second = (evaluate(run_dir, "--batch", batch) for batch in ("64", "9"))
-    assert first["controls"] == second["controls"]
-    assert first["knn"] == second["knn"]
+def test_the_same_command_gives_the_same_scores_whatever_the_batch(
+    run_dir: Path, shards: Path, tmp_path: Path, evaluate: Evaluate
+) -> None:
+    first = evaluate(run_dir, "--batch", "64")
+    second = evaluate(tiny_run(tmp_path / "again", shards), "--batch", "9")
+    assert values(first) == values(second)
 
 
 def test_other_data_may_be_named_and_val_stands_in_for_test(run_dir: Path, tmp_path: Path, evaluate: Evaluate) -> None:
     other = tiny_shards(tmp_path / "other", images_per_class=8, classes=3, side=40, splits=("train", "val"))
     results = evaluate(run_dir, "--protocols=knn", f"--data.dir={other}")
-    assert (results["data"]["split"], results["data"]["n_test"]) == ("val", 24)
-    assert results["data"]["fingerprint"] == read_manifest(other).fingerprint
-    assert results["controls"]["chance"] == pytest.approx(1 / 3)
+    ((key, data),) = results["data"].items()
+    assert key == f"{read_manifest(other).fingerprint}/val"
+    assert data["split"] == "val"
+    assert all(score["n_test"] == 24 for score in results["scores"])
+    assert results["scores"][0]["chance"] == pytest.approx(1 / 3)
+
+
+def test_an_encoder_alone_is_scored_as_in_its_run(run_dir: Path, shards: Path, evaluate: Evaluate) -> None:
+    in_run = values(evaluate(run_dir, "--controls=none"))
+    alone = values(evaluate(run_dir / "encoder", "--controls=none", f"--data.dir={shards}"))
+    assert in_run == alone
+
+
+def test_an_encoder_alone_needs_data_to_be_named(run_dir: Path, refused: Refused) -> None:
+    assert "an encoder does not say which data to use; name it with --data.dir" in refused(run_dir / "encoder")
+
+
+def test_a_repeated_command_goes_on_and_keeps_what_is_there(
+    run_dir: Path, evaluate: Evaluate, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = evaluate(run_dir, "--protocols=knn")
+    capsys.readouterr()
+    monkeypatch.setattr("eval.evaluation.extract", None)  # features were kept
+    second = evaluate(run_dir)
+    assert second["scores"][:6] == first["scores"]
+    assert values(second).keys() - values(first).keys() == {
+        ("linear", "", name) for name in ("encoder", "random_init", "raw_pixels")
+    }
+    told = capsys.readouterr().err
+    assert told.count("known from before") == 6
+    assert "linear encoder:" in told
+    assert evaluate(run_dir, "--protocols=linear")["scores"] == second["scores"]
+
+
+def test_other_settings_replace_a_score_and_no_other(run_dir: Path, evaluate: Evaluate) -> None:
+    before = evaluate(run_dir, "--controls=none", "--knn.k=[5]")
+    after = evaluate(run_dir, "--controls=none", "--knn.k=[3]")
+    assert [score["details"].get("k") for score in after["scores"]] == [3, 64, None]
+    assert after["scores"][1:] == before["scores"][1:]
+
+
+def test_scores_of_another_encoder_are_dropped(
+    run_dir: Path, evaluate: Evaluate, capsys: pytest.CaptureFixture[str]
+) -> None:
+    evaluate(run_dir, "--controls=none")
+    encoder, description = load_encoder(run_dir / "encoder")
+    encoder.conv1.weight.data += 0.5
+    save_encoder(run_dir / "encoder", encoder.state_dict(), description)
+    results = evaluate(run_dir, "--controls=none", "--protocols=knn")
+    assert {protocol for protocol, _, _ in values(results)} == {"knn"}
+    assert "of another encoder, which this command replaces" in capsys.readouterr().err
+
+
+def test_a_place_that_cannot_be_written_is_named(run_dir: Path, evaluate: Evaluate, capsys: Any) -> None:
+    (run_dir / "eval").write_text("in the way")
+    with pytest.raises(SystemExit) as exit_:
+        evaluate(run_dir, "--protocols=knn")
+    assert exit_.value.code == 2
+    assert "cannot be" in capsys.readouterr().err.splitlines()[-1]
 
 
 def test_results_that_cannot_be_written_are_shown_all_the_same(
     run_dir: Path, evaluate: Evaluate, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    (run_dir / "eval").write_text("in the way")
+    (run_dir / "eval").mkdir()
+    (run_dir / "eval" / "predictions").write_text("in the way")
     with pytest.raises(SystemExit) as exit_:
-        evaluate(run_dir, "--protocols=knn")
+        evaluate(run_dir, "--protocols=knn", "--controls=none")
     assert exit_.value.code == 2
-    shown = capsys.readouterr()
-    assert "raw pixels" in shown.out
-    assert "results.json: cannot be written" in shown.err.splitlines()[-1]
+    *_, shown, error = capsys.readouterr().err.splitlines()
+    assert shown.startswith("knn encoder: ")
+    assert ".npy: cannot be written" in error
 
 
-def test_an_evaluation_replaces_the_one_before(run_dir: Path, evaluate: Evaluate) -> None:
-    evaluate(run_dir, "--protocols=knn")
-    assert "linear" in evaluate(run_dir, "--protocols=linear")
+def test_results_that_cannot_be_read_are_not_overwritten(run_dir: Path, evaluate: Evaluate, capsys: Any) -> None:
+    (run_dir / "eval").mkdir()
+    (run_dir / "eval" / "results.json").write_text('{"scores": [')
+    with pytest.raises(SystemExit):
+        evaluate(run_dir, "--protocols=knn")
+    assert "remove it, and scores are computed anew" in capsys.readouterr().err.splitlines()[-1]
+    assert (run_dir / "eval" / "results.json").read_text() == '{"scores": ['
+
+
+def test_two_ranks_score_what_one_does(run_dir: Path, shards: Path, tmp_path: Path, evaluate: Evaluate) -> None:
+    alone = values(evaluate(run_dir))
+    again = tiny_run(tmp_path / "again", shards)
+    command = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "eval.evaluate"]
+    done = subprocess.run(
+        [sys.executable, *command, str(again), "--device=cpu"],
+        capture_output=True,
+        text=True,
+        check=False,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+    )
+    assert done.returncode == 0, done.stderr
+    results = json.loads((again / "eval" / "results.json").read_text())
+    assert results["world_size"] == 2
+    assert values(results) == alone
+    assert done.stdout.count("protocol ") == 1
 
 
 @pytest.mark.parametrize(
@@ -163,7 +222,7 @@ def test_the_run_directory_may_stand_anywhere(arguments: list[str]) -> None:
 
 
 def test_a_run_that_does_not_exist_is_refused(tmp_path: Path, refused: Refused) -> None:
-    assert f"{tmp_path / 'nowhere'}: no config.yaml" in refused(tmp_path / "nowhere")
+    assert f"{tmp_path / 'nowhere'}: no config.yaml and no encoder.json" in refused(tmp_path / "nowhere")
 
 
 def test_no_run_is_refused(refused: Refused) -> None:
@@ -194,8 +253,7 @@ def test_an_encoder_that_diverged_is_refused(run_dir: Path, refused: Refused) ->
 
 
 def test_an_unknown_protocol_is_refused_with_the_known_ones(run_dir: Path, refused: Refused) -> None:
-    line = refused(run_dir, "--protocols", "knn,finetune")
-    assert "finetune is not among knn, linear" in line
+    assert "magic is not among knn, linear, " in refused(run_dir, "--protocols", "knn,magic")
     assert "none is not among knn, linear" in refused(run_dir, "--protocols", ",")
 
 
@@ -245,8 +303,9 @@ def test_cuda_without_a_device_is_refused(run_dir: Path, refused: Refused) -> No
     ("flags", "told"),
     [
         (["--batch", "0"], "batch"),
-        (["--knn.k", "-1"], "knn.k"),
-        (["--knn.temperature", "0"], "knn.temperature"),
+        (["--knn.k", "[-1]"], "knn.k"),
+        (["--knn.k", "[]"], "knn.k: empty"),
+        (["--knn.temperature", "[0.1,0]"], "knn.temperature"),
         (["--device", "tpu"], "device"),
         (["--protokols", "knn"], "did you mean protocols?"),
     ],
