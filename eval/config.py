@@ -5,9 +5,10 @@ from typing import Literal
 
 from jsonargparse.typing import PositiveFloat, PositiveInt
 
+from eval.probes_config import ProbesConfig
 from eval.training_config import FinetuneConfig, LinearSgdConfig, SupervisedConfig, TransferConfig
 
-PROTOCOLS = ("knn", "linear", "linear_sgd", "finetune", "supervised", "transfer")
+PROTOCOLS = ("knn", "linear", "linear_sgd", "finetune", "supervised", "transfer", "probes")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,7 +42,7 @@ class EvaluateConfig:
     """Run directory of train/pretrain.py, or the directory of an encoder; the flag may be left out. Results go to its
     eval/results.json."""
     protocols: str = "knn,linear"
-    """Which, separated by commas: knn, linear, linear_sgd, finetune, supervised, transfer."""
+    """Which, separated by commas: knn, linear, linear_sgd, finetune, supervised, transfer, probes."""
     data: EvaluationDataConfig = field(default_factory=EvaluationDataConfig)
     controls: Literal["all", "none"] = "all"
     """all: the protocols on frozen features also score an untrained encoder and the pixels themselves."""
@@ -50,6 +51,7 @@ class EvaluateConfig:
     finetune: FinetuneConfig = field(default_factory=FinetuneConfig)
     supervised: SupervisedConfig = field(default_factory=SupervisedConfig)
     transfer: TransferConfig = field(default_factory=TransferConfig)
+    probes: ProbesConfig = field(default_factory=ProbesConfig)
     batch: PositiveInt = 128
     """Images per forward pass; scores do not depend on it. Larger ones are slower on CPUs, where glibc then returns
     every activation to the system: 2,090 images a second at 128, 1,360 at 256, 910 at 512 (quarter-width ResNet-18,

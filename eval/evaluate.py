@@ -62,6 +62,7 @@ def run_protocol(protocol: str, evaluation: "Evaluation", book: "ScoreBook") -> 
     from eval.knn import score_knn
     from eval.linear import score_linear
     from eval.linear_sgd import score_linear_sgd
+    from eval.probes import score_probes
     from eval.supervised import score_supervised
     from eval.transfer import score_transfer
 
@@ -77,6 +78,8 @@ def run_protocol(protocol: str, evaluation: "Evaluation", book: "ScoreBook") -> 
         score_supervised(evaluation, book)
     elif protocol == "transfer":
         score_transfer(evaluation, book)
+    elif protocol == "probes":
+        score_probes(evaluation, book)
 
 
 def title(evaluation: "Evaluation") -> str:

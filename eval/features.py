@@ -26,6 +26,8 @@ from pipelines.prefetch import Prefetch
 
 Representation = Callable[[Tensor], Tensor]
 """(B, 3, s, s) float32 in [0, 1] -> (B, D) float32."""
+Change = Callable[[Tensor, slice], Tensor]
+"""(B, 3, s, s) views and the rows of this rank's part that they are -> as many others."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,6 +67,7 @@ def extract(
     *,
     batch: int,
     device: torch.device,
+    change: Change | None = None,
 ) -> dict[str, LabelledFeatures]:
     """Run every representation over this rank's part of a split.
 
@@ -75,6 +78,7 @@ def extract(
         representations: by name; all see the same views.
         batch: images at a time.
         device: where the representations compute.
+        change: done to the views before they are represented.
 
     Raises:
         DataError: a sample is damaged.
@@ -88,12 +92,14 @@ def extract(
         tqdm(total=len(part), desc=split.name, unit="image", disable=_no_bar(), dynamic_ncols=True) as bar,
         torch.no_grad(),  # not inference mode, whose tensors no probe could learn from
     ):
-        for views in batches:
+        for batch_views in batches:
+            rows = slice(first, first + len(batch_views))
+            views = batch_views if change is None else change(batch_views, rows)
             for name, represent in representations.items():
                 h = represent(views)
                 if name not in features:
                     features[name] = torch.empty(len(part), h.shape[1])
-                features[name][first : first + len(h)] = h
+                features[name][rows] = h
             first += len(views)
             bar.update(len(views))
     for name, h in features.items():

@@ -58,7 +58,13 @@ def sobel_(views: Tensor, plan: Plan) -> None:
     """The magnitude of each channel's gradient, not normalised but clipped: a step of a quarter is white already."""
     rows = plan.rows["sobel"]
     if len(rows):
-        views[rows] = kornia.filters.sobel(views[rows], normalized=False).clamp_(0, 1)
+        views[rows] = sobel_magnitude(views[rows])
+
+
+def sobel_magnitude(views: Tensor) -> Tensor:
+    """What `sobel_` makes of every view: (B, 3, s, s) -> (B, 3, s, s) in [0, 1]."""
+    filtered: Tensor = kornia.filters.sobel(views, normalized=False)
+    return filtered.clamp_(0, 1)
 
 
 def add_noise_(views: Tensor, plan: Plan) -> None:
@@ -66,12 +72,18 @@ def add_noise_(views: Tensor, plan: Plan) -> None:
     rows = plan.rows["noise"]
     if len(rows):
         noisy = views[rows]
-        places = torch.arange(noisy[0].numel(), device=views.device, dtype=torch.int32)
-        key = _hash32(plan.rows["noise key"].to(torch.int32))[:, None]
-        radius = _uniform(_hash32(key ^ (2 * places))).log_().mul_(-2).sqrt_()
-        angle = _uniform(_hash32(key ^ (2 * places + 1))).mul_(2 * math.pi).cos_()  # Box and Muller 1958
-        normal = radius.mul_(angle).mul_(plan.column("noise std").index_select(0, rows))
+        normal = standard_normal(plan.rows["noise key"].to(torch.int32), noisy[0].numel())
+        normal.mul_(plan.column("noise std").index_select(0, rows))
         views[rows] = noisy.add_(normal.view_as(noisy)).clamp_(0, 1)
+
+
+def standard_normal(keys: Tensor, length: int) -> Tensor:
+    """(n,) int32 keys -> (n, length) float32, normally distributed (Box and Muller 1958), the same on any device."""
+    places = torch.arange(length, device=keys.device, dtype=torch.int32)
+    key = _hash32(keys)[:, None]
+    radius = _uniform(_hash32(key ^ (2 * places))).log_().mul_(-2).sqrt_()
+    angle = _uniform(_hash32(key ^ (2 * places + 1))).mul_(2 * math.pi).cos_()
+    return radius.mul_(angle)
 
 
 def cut_out_(views: Tensor, plan: Plan, *, side: float) -> None:
