@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from pipelines.loader import enter_device
+
 logger = logging.getLogger(__name__)
 
 
@@ -94,10 +96,8 @@ class CheckpointWriter:
         start, error = time.perf_counter(), None
         try:
             if self._ready is not None:
-                torch.cuda.set_device(self.device)
-                stream = torch.cuda.Stream()
-                stream.wait_event(self._ready)
-                torch.cuda.set_stream(stream)
+                enter_device(self.device)
+                torch.cuda.current_stream().wait_event(self._ready)
             write()
         except OSError as fault:
             error = str(fault)

@@ -178,7 +178,7 @@ def _update_together(
     if group["adapt"]:
         norms = [torch.stack(torch._foreach_norm([*weights, *gradients])).view(2, -1)]
         rate = _trust(norms[0], group["trust_coefficient"]).mul_(group["lr"])
-        v.addcmul_(momentum.scratch, rate.repeat_interleave(momentum.lengths, output_size=len(v)))
+        v.addcmul_(momentum.scratch, rate.index_select(0, momentum.owner))
     else:
         v.add_(momentum.scratch, alpha=group["lr"])
     if skip is None:
@@ -204,8 +204,8 @@ class _FlatMomentum:
     scratch: Tensor
     """For the gradients, arranged alike; kept, so that a step makes no views."""
     scratch_views: list[Tensor]
-    lengths: Tensor
-    """(n,) int64 on the device: values from each weight's beginning to the next one's."""
+    owner: Tensor
+    """int32, of each value in `flat` the number of its weight; kept, since to work it out takes as long as all else."""
     weights: list[Tensor]
 
     def is_behind(self, weights: list[Tensor], states: Any) -> bool:
@@ -235,7 +235,7 @@ def _flat_momentum(weights: list[Tensor], states: Any) -> _FlatMomentum:
         views=views,
         scratch=scratch,
         scratch_views=[scratch.as_strided(view.size(), view.stride(), view.storage_offset()) for view in views],
-        lengths=torch.tensor(lengths, device=flat.device),
+        owner=torch.cat([torch.full((n,), i, dtype=torch.int32, device=flat.device) for i, n in enumerate(lengths)]),
         weights=weights,
     )
 

@@ -109,7 +109,7 @@ def test_lars_launches_at_most_40_kernels_for_resnet50(layout: torch.memory_form
         parameter.grad = torch.ones_like(parameter)
     optimizer.step()
     torch.cuda.synchronize()
-    with profile(activities=[ProfilerActivity.CPU, ProfilerActivity.CUDA]) as profiler:
+    with profile(activities=[ProfilerActivity.CPU, ProfilerActivity.CUDA], acc_events=True) as profiler:
         optimizer.step()
         torch.cuda.synchronize()
     launches = sum(event.name.startswith(("cudaLaunchKernel", "cuLaunchKernel")) for event in profiler.events() or [])
