@@ -1,0 +1,105 @@
+"""From the command line to a study that can begin: everything that can be wrong is told before anything is trained."""
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from eval.studies import Run, Settings, check_cells, load_base, open_study, runs_of
+from eval.study_budget import Plan, has_plan, plan_epochs
+from eval.study_config import StudyConfig
+from eval.study_data import prepare_data
+from eval.study_runs import Children, Work
+from pipelines.manifest import SplitIndex, open_split
+from train.config import PretrainConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class Opened:
+    """A study that can begin."""
+
+    config: StudyConfig
+    base: PretrainConfig
+    work: Work
+    runs: tuple[Run, ...]
+    train: SplitIndex
+    plan: Plan | None = None
+    """How the epochs were chosen, where a budget was given."""
+
+
+def open_all(config: StudyConfig, training: Sequence[str]) -> Opened:
+    """Check everything that can be checked before anything is trained; makes the part of the data if one is wanted.
+
+    Raises:
+        EvaluationError: a choice, a cell or the number of images is wrong.
+        RunError: the configuration file is.
+        DataError: the data set is.
+    """
+    directory = Path(config.directory)
+    settings = Settings(
+        base=config.base,
+        data_dir=config.data.dir,
+        epochs=config.epochs,
+        cpu_threads=threads_of(config),
+        training=tuple(training),
+    )
+    base = load_base(settings)
+    settings = replace(settings, epochs=config.epochs or base.schedule.epochs)
+    study = open_study(config, base)
+    whole = open_split(config.data.dir, "train")
+    wanted = check_cells(study, settings, directory, config.images or len(whole))
+    runs = runs_of(study, config.seed_numbers)
+    train = whole if config.list else prepare_data(config.data.dir, config.images, directory)
+    work = Work(
+        study=study,
+        settings=replace(settings, data_dir=train.location),
+        directory=directory,
+        protocols=config.protocol_names,
+        supervised_epochs=config.supervised_epochs,
+        wanted=wanted,
+    )
+    opened = Opened(config=config, base=base, work=work, runs=runs, train=train)
+    return with_budget(opened) if config.budget else opened
+
+
+def with_budget(opened: Opened, children: Children | None = None) -> Opened:
+    """The study with the epochs that its budget allows.
+
+    Args:
+        opened: the study.
+        children: who tries its speed; without them an earlier choice is used, if there is one.
+
+    Raises:
+        EvaluationError: the budget is too small, or a cell cannot be trained for so many epochs.
+    """
+    config, work = opened.config, opened.work
+    if children is None and not has_plan(work.directory):
+        return opened
+    plan = plan_epochs(
+        work, opened.runs, asked=config.budget, jobs=config.jobs, images=len(opened.train), children=children
+    )
+    settings = replace(work.settings, epochs=plan.epochs)
+    wanted = check_cells(work.study, settings, work.directory, len(opened.train))
+    return replace(opened, plan=plan, work=replace(work, settings=settings, wanted=wanted))
+
+
+def announcement(opened: Opened) -> str:
+    """What is about to be done, before it begins."""
+    settings, plan = opened.work.settings, opened.plan
+    text = (
+        f"{opened.work.study.title}: {len(opened.work.study.cells)} cells, {len(opened.runs)} runs of "
+        f"{settings.epochs} epochs of {len(opened.train):,} images, {opened.config.jobs} at once"
+    )
+    if plan is None:
+        return text
+    speeds = ", ".join(f"{1 / speed.seconds_per_image:,.0f} images/s in {speed.cell}" for speed in plan.speeds)
+    fixed = max(speed.fixed_seconds for speed in plan.speeds)
+    return (
+        f"{text}; chosen for {plan.asked}: {speeds}, {fixed:.0f} s of each run beside training; about "
+        f"{plan.expected_seconds / 60:.0f} min in all"
+    )
+
+
+def threads_of(config: StudyConfig) -> int:
+    """Of each job; one job alone takes what it finds."""
+    return config.cpu_threads or (max(1, len(os.sched_getaffinity(0)) // config.jobs) if config.jobs > 1 else 0)
