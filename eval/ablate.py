@@ -5,10 +5,10 @@
 
 Every cell is an ordinary run directory, OUTPUT/CELL/seed-N. What is done is not done again: the same command goes on
 where it stopped. Flags after `--` are train/pretrain.py's, for every cell. Writes OUTPUT/results.json, OUTPUT/STUDY.md,
-OUTPUT/STUDY.png and .svg. Exit status: 0 done; 2 refused, or a run failed; 75 asked to stop. docs/studies.md.
+OUTPUT/STUDY.png and .svg. Exit status: 0 done; 2 refused, or a run failed (with --cell the run's own); 75 asked to
+stop. docs/studies.md.
 """
 
-import os
 import sys
 import time
 from collections.abc import Sequence
@@ -22,14 +22,12 @@ from eval.study_figures import draw, refuse_without_matplotlib
 from eval.study_files import say, write_json, write_text
 from eval.study_opening import Opened, announcement, open_all, threads_of, with_budget
 from eval.study_results import report, summary
-from eval.study_runs import STOPPED, Children, StoppedError
+from eval.study_runs import STOPPED, Children, FailedError, StoppedError
 from eval.study_scores import run_scores
 from pipelines.errors import DataError
 from train.arguments import parse
 from train.distributed import fail
 from train.errors import RunError
-
-_ARRAY_VARIABLES = ("SLURM_ARRAY_TASK_ID", "JOB_COMPLETION_INDEX")
 
 
 def main() -> None:
@@ -37,7 +35,8 @@ def main() -> None:
     arguments, training = _divided(sys.argv[1:])
     try:
         config = parse(StudyConfig, arguments, prog="ablate")
-        refuse_without_matplotlib()
+        if not (config.cell or config.list):
+            refuse_without_matplotlib()
         opened = open_all(config, training)
         if config.list:
             print_list(opened)
@@ -45,7 +44,7 @@ def main() -> None:
         failed: dict[str, str] = {}
         if not config.collect:
             children = Children(threads_of(config))
-            if config.budget:
+            if config.budget and opened.plan is None:
                 opened = with_budget(opened, children)
             say(announcement(opened))
             failed = run_all(opened, children)
@@ -57,6 +56,9 @@ def main() -> None:
     except StoppedError:
         say("ablate: asked to stop; the same command goes on")
         sys.exit(STOPPED)
+    except FailedError as error:
+        say(f"ablate: error: {error}")
+        sys.exit(error.status if config.cell else 2)  # whether to try again is for Slurm or Kubernetes to say
     except (EvaluationError, RunError, DataError) as error:
         fail("ablate", error, show=True)
 
@@ -79,12 +81,10 @@ def run_all(opened: Opened, children: Children) -> dict[str, str]:
 
     Raises:
         StoppedError: asked to stop.
-        EvaluationError: there is no run of the number asked for, or one failed before any had succeeded: the others
-            would most likely fail, too.
+        FailedError: a run failed before any had succeeded: the others would most likely fail, too.
     """
     work, began = opened.work, time.monotonic()
-    asked = [opened.runs[cell_number(opened.config.cell, len(opened.runs))]] if opened.config.cell else opened.runs
-    todo = [run for run in asked if not work.is_done(run)]
+    todo = [run for run in opened.asked if not work.is_done(run)]
     failed: dict[str, str] = {}
     done = 0
     with ThreadPoolExecutor(opened.config.jobs) as pool:
@@ -92,12 +92,12 @@ def run_all(opened: Opened, children: Children) -> dict[str, str]:
         try:
             for future in as_completed(futures):
                 run = futures[future]
-                reason = _failure(future)
-                if reason:
-                    failed[run.name] = reason
-                    say(f"{run.name} failed: {reason}")
+                failure = _failure(future)
+                if failure:
+                    failed[run.name] = str(failure)
+                    say(f"{run.name} failed: {failure}")
                     if not done:
-                        raise EvaluationError(reason)
+                        raise failure
                     continue
                 done += 1
                 ended = done + len(failed)
@@ -114,34 +114,17 @@ def run_all(opened: Opened, children: Children) -> dict[str, str]:
     return failed
 
 
-def _failure(future: "Future[float]") -> str:
-    """What was wrong with a run; empty if nothing was.
+def _failure(future: "Future[float]") -> FailedError | None:
+    """What was wrong with a run, if anything.
 
     Raises:
         StoppedError: it was asked to stop.
     """
     try:
         future.result()
-    except StoppedError:
-        raise
-    except EvaluationError as error:
-        return str(error)
-    return ""
-
-
-def cell_number(asked: str, runs: int) -> int:
-    """The number of --cell, which `array` leaves to Slurm or Kubernetes.
-
-    Raises:
-        EvaluationError: there is none, or no such run.
-    """
-    if asked == "array":
-        asked = next((os.environ[name] for name in _ARRAY_VARIABLES if os.environ.get(name, "").isdecimal()), "")
-        if not asked:
-            raise EvaluationError(f"cell = array: neither {' nor '.join(_ARRAY_VARIABLES)} is set; give a number")
-    if int(asked) >= runs:
-        raise EvaluationError(f"cell = {asked}: the study has runs 0 to {runs - 1}; --list names them")
-    return int(asked)
+    except FailedError as error:
+        return error
+    return None
 
 
 def collect(opened: Opened, failed: dict[str, str], *, figure: bool = True) -> str:

@@ -100,7 +100,7 @@ def _matrix(axis: "Axes", title: str, names: list[str], numbers: Mapping[tuple[s
     for i, row in enumerate(names):
         for j, column in enumerate(names):
             number = numbers.get((row, column))
-            dark = number is not None and number > low + 0.6 * (high - low)
+            dark = number is not None and number > low + 0.45 * (high - low)
             text = "missing" if number is None else f"{number:.1f}"
             axis.text(j, i, text, ha="center", va="center", color="white" if dark else "black", fontsize=7)
     axis.set_xticks(range(len(names)), names, rotation=40, ha="right")
@@ -116,20 +116,21 @@ def _bar_charts(study: Study, results: Mapping[str, Any]) -> "Figure":
     figure, axes = _axes(len(results["columns"]), width=max(_WIDE, 0.3 * len(places) * len(series)))
     told = {cell.place: entry for cell, entry in zip(study.cells, results["cells"], strict=True)}
     for axis, column in zip(axes, results["columns"], strict=True):
-        for index, name in enumerate(series):
-            width = 0.8 / len(series)
-            for x, place in enumerate(places):
-                key = (place, name) if grouped else (place,)
-                if key in told:
-                    left = x - 0.4 + width * (index + 0.5)
-                    _bar(axis, left, width, [100 * share for share in shares(told[key], column)], f"C{index}")
-            if grouped:
+        for x, place in enumerate(places):
+            group = [index for index, name in enumerate(series) if (place, name)[: len(study.axes)] in told]
+            for position, index in enumerate(group):
+                values = [100 * share for share in shares(told[(place, series[index])[: len(study.axes)]], column)]
+                middle = x + 0.8 / len(series) * (position - (len(group) - 1) / 2)
+                _bar(axis, middle, 0.8 / len(series), values, f"C{index}")
+        if grouped:
+            for index, name in enumerate(series):
                 axis.bar([0], [0], color=f"C{index}", label=f"{study.axes[1]}: {name}")  # for the legend
+        axis.set_xlim(-0.5, len(places) - 0.5)
         axis.set_xticks(range(len(places)), places, rotation=25 * (max(map(len, places)) > 8), ha="center")
         axis.set_xlabel(study.axes[0])
         _scale(axis, [100 * share for entry in results["cells"] for share in shares(entry, column)])
         axis.set_title(_title(column), fontsize=8)
-    axes[0].set_ylabel("top-1, %")
+    axes[0].set_ylabel("top-1, %; not from 0")
     if grouped:
         axes[-1].legend(fontsize=7, frameon=False, loc="upper left", bbox_to_anchor=(1, 1))
     return figure

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from eval.errors import EvaluationError
 from eval.studies import Run, Settings, check_cells, load_base, open_study, runs_of
 from eval.study_budget import Plan, has_plan, plan_epochs
 from eval.study_config import StudyConfig
@@ -12,6 +13,8 @@ from eval.study_data import prepare_data
 from eval.study_runs import Children, Work
 from pipelines.manifest import SplitIndex, open_split
 from train.config import PretrainConfig
+
+_ARRAY_VARIABLES = ("SLURM_ARRAY_TASK_ID", "JOB_COMPLETION_INDEX")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,6 +25,8 @@ class Opened:
     base: PretrainConfig
     work: Work
     runs: tuple[Run, ...]
+    asked: tuple[Run, ...]
+    """Those that this command is to make."""
     train: SplitIndex
     plan: Plan | None = None
     """How the epochs were chosen, where a budget was given."""
@@ -49,6 +54,7 @@ def open_all(config: StudyConfig, training: Sequence[str]) -> Opened:
     whole = open_split(config.data.dir, "train")
     wanted = check_cells(study, settings, directory, config.images or len(whole))
     runs = runs_of(study, config.seed_numbers)
+    asked = (runs[cell_number(config.cell, len(runs))],) if config.cell else runs
     train = whole if config.list else prepare_data(config.data.dir, config.images, directory)
     work = Work(
         study=study,
@@ -58,7 +64,7 @@ def open_all(config: StudyConfig, training: Sequence[str]) -> Opened:
         supervised_epochs=config.supervised_epochs,
         wanted=wanted,
     )
-    opened = Opened(config=config, base=base, work=work, runs=runs, train=train)
+    opened = Opened(config=config, base=base, work=work, runs=runs, asked=asked, train=train)
     return with_budget(opened) if config.budget else opened
 
 
@@ -88,7 +94,8 @@ def announcement(opened: Opened) -> str:
     settings, plan = opened.work.settings, opened.plan
     text = (
         f"{opened.work.study.title}: {len(opened.work.study.cells)} cells, {len(opened.runs)} runs of "
-        f"{settings.epochs} epochs of {len(opened.train):,} images, {opened.config.jobs} at once"
+        f"{settings.epochs} epoch{'s' * (settings.epochs > 1)} of {len(opened.train):,} images, "
+        f"{opened.config.jobs} at once"
     )
     if plan is None:
         return text
@@ -98,6 +105,21 @@ def announcement(opened: Opened) -> str:
         f"{text}; chosen for {plan.asked}: {speeds}, {fixed:.0f} s of each run beside training; about "
         f"{plan.expected_seconds / 60:.0f} min in all"
     )
+
+
+def cell_number(asked: str, runs: int) -> int:
+    """The number of --cell, which `array` leaves to Slurm or Kubernetes.
+
+    Raises:
+        EvaluationError: there is none, or no such run.
+    """
+    if asked == "array":
+        asked = next((os.environ[name] for name in _ARRAY_VARIABLES if os.environ.get(name, "").isdecimal()), "")
+        if not asked:
+            raise EvaluationError(f"cell = array: neither {' nor '.join(_ARRAY_VARIABLES)} is set; give a number")
+    if int(asked) >= runs:
+        raise EvaluationError(f"cell = {asked}: the study has runs 0 to {runs - 1}; --list names them")
+    return int(asked)
 
 
 def threads_of(config: StudyConfig) -> int:

@@ -82,7 +82,7 @@ def report(work: Work, results: Mapping[str, Any]) -> str:
     titles = [COLUMN_TITLES.get(column, column) for column in columns]
     header = [*study.axes, *titles, *(f"paper: {COLUMN_TITLES.get(column, column)}" for column in theirs)]
     rows = [
-        [*cell.place, *(_ours(told, column) for column in columns), *(_theirs(cell, column) for column in theirs)]
+        [*_place(cell), *(_ours(told, column) for column in columns), *(_theirs(cell, column) for column in theirs)]
         for cell, told in zip(study.cells, results["cells"], strict=True)
     ]
     aligned = "|---" * len(study.axes) + "|---:" * (len(header) - len(study.axes)) + "|"
@@ -102,12 +102,24 @@ def report(work: Work, results: Mapping[str, Any]) -> str:
     )
 
 
+def _place(cell: Cell) -> tuple[str, ...]:
+    """As tables show it: an operation that is composed with itself stands alone."""
+    alone = len(cell.place) == 2 and cell.place[0] == cell.place[1]
+    return (cell.place[0], "alone") if alone else cell.place
+
+
+def epochs_of(results: Mapping[str, Any]) -> str:
+    """How long the longest cells were trained."""
+    epochs = results["epochs"]
+    return f"{epochs} epoch{'s' * (epochs > 1)}"
+
+
 def subtitle(results: Mapping[str, Any]) -> str:
     """What every cell had: data, length, seeds."""
     data, seeds = results["data"], results["seeds"]
     budget = f", chosen for {results['budget']['asked']}" if results.get("budget") else ""
     return (
-        f"{results['network']}, {data['images']:,} images of {data['name']}, {results['epochs']} epochs{budget}, "
+        f"{results['network']}, {data['images']:,} images of {data['name']}, {epochs_of(results)}{budget}, "
         f"seed{'s' * (len(seeds) > 1)} {', '.join(map(str, seeds))}"
     )
 
@@ -145,5 +157,5 @@ def _unfinished(results: Mapping[str, Any]) -> list[str]:
 def _same_settings(results: Mapping[str, Any]) -> str:
     return (
         f"Every cell has the settings of {results['config']} otherwise, nothing is tuned, and is trained for "
-        f"{results['epochs']} epochs; the paper's are trained for 100 or more."
+        f"{epochs_of(results)}; the paper's are trained for 100 or more."
     )

@@ -31,6 +31,14 @@ class StoppedError(EvaluationError):
     """The study was asked to stop; what was being trained is saved."""
 
 
+class FailedError(EvaluationError):
+    """Training or scoring a run ended with another status than 0, which `status` has; 128 + N after signal N."""
+
+    def __init__(self, message: str, status: int) -> None:
+        super().__init__(message)
+        self.status = status if status > 0 else 128 - status
+
+
 class Children:
     """The processes that are running, so that who asks this one to stop asks them.
 
@@ -58,7 +66,7 @@ class Children:
 
         Raises:
             StoppedError: it was asked to stop.
-            EvaluationError: it failed; the message has the last line that it wrote.
+            FailedError: it failed; the message has the last line that it wrote.
         """
         directory.mkdir(parents=True, exist_ok=True)
         log, began = directory / "output.txt", time.monotonic()
@@ -78,11 +86,12 @@ class Children:
             status = process.wait()
         with self._lock:
             self._running.discard(process)
-        if status and (self.asked or status == STOPPED):
+        if status and (self.asked or status == STOPPED or -status in _ASKING):
             raise StoppedError(f"{directory}: asked to stop")
         if status:
             last = (log.read_text(errors="replace").splitlines() or [""])[-1]
-            raise EvaluationError(f"{directory}: stopped with status {status} ({last}); {log} has the whole output")
+            said = f"{directory}: ended with status {status} ({last}); {log} has the whole output"
+            raise FailedError(said, status)
         return time.monotonic() - began
 
     def stop(self) -> None:
@@ -148,7 +157,7 @@ class Work:
 
         Raises:
             StoppedError: asked to stop.
-            EvaluationError: training or scoring failed.
+            FailedError: training or scoring failed.
         """
         directory = self.directory / run.name
         flags = self.settings.training_flags(run, self.directory)
