@@ -20,21 +20,29 @@ class EvaluationDataConfig:
 class KnnConfig:
     """The nearest-neighbour vote (Wu et al. 2018, arXiv 1805.01978, section 3.4)."""
 
-    k: PositiveInt = 200
-    """Neighbours that vote; all train images where there are fewer. 200 in the paper."""
-    temperature: PositiveFloat = 0.1
-    """A neighbour's vote is exp(cosine similarity / temperature). The paper: 0.07; its code for CIFAR-10: 0.1."""
+    k: tuple[PositiveInt, ...] = (1, 5, 10, 20, 50, 100, 200)
+    """Numbers of neighbours to try on a tenth of train that is held out; all train images where there are fewer."""
+    temperature: tuple[PositiveFloat, ...] = (0.02, 0.05, 0.07, 0.1, 0.2, 0.5)
+    """Temperatures to try: a neighbour's vote is exp(cosine similarity / temperature)."""
+
+    def __post_init__(self) -> None:
+        for name in ("k", "temperature"):
+            if not getattr(self, name):
+                raise ValueError(f"knn.{name}: empty; give at least one value, such as [200]")
 
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluateConfig:
-    """Evaluation of a run's frozen encoder: probes learn from the split train and are scored on test, or else val."""
+    """Evaluation of an encoder: probes learn from the split train and are scored on test, or else val."""
 
     run_dir: str = ""
-    """Run directory of train/pretrain.py; the flag may be left out. Results go to its eval/results.json."""
+    """Run directory of train/pretrain.py, or the directory of an encoder; the flag may be left out. Results go to its
+    eval/results.json."""
     protocols: str = "knn,linear"
     """Which, separated by commas: knn, linear."""
     data: EvaluationDataConfig = field(default_factory=EvaluationDataConfig)
+    controls: Literal["all", "none"] = "all"
+    """all: the protocols on frozen features also score an untrained encoder and the pixels themselves."""
     knn: KnnConfig = field(default_factory=KnnConfig)
     batch: PositiveInt = 128
     """Images per forward pass; scores do not depend on it. Larger ones are slower on CPUs, where glibc then returns
@@ -45,7 +53,7 @@ class EvaluateConfig:
 
     def __post_init__(self) -> None:
         if not self.run_dir:
-            raise ValueError("run_dir: none named; give the run directory of train/pretrain.py")
+            raise ValueError("run_dir: none named; give the run directory of train/pretrain.py or that of an encoder")
         unknown = [name for name in self.protocol_names if name not in PROTOCOLS]
         if unknown or not self.protocol_names:
             raise ValueError(

@@ -1,4 +1,4 @@
-"""What an encoder has to beat: chance, the pixels themselves, and its own architecture untrained."""
+"""What an encoder has to beat besides chance: the pixels themselves, and its own architecture untrained."""
 
 import dataclasses
 from collections.abc import Iterable
@@ -9,17 +9,11 @@ import torch.nn.functional as F  # noqa: N812  # the field's name for it
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from eval.features import share_equal
 from model.config import EncoderConfig
 from model.encoder import build_encoder
 from pipelines.manifest import SplitIndex
 
 _PIXELS = 32
-
-
-def chance(train_labels: Tensor, test_labels: Tensor) -> float:
-    """Top-1 of always answering the most frequent class of train; of equally frequent ones, the first."""
-    return share_equal(train_labels.mode().values.expand_as(test_labels), test_labels)
 
 
 def raw_pixels(views: Tensor) -> Tensor:

@@ -13,6 +13,8 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from eval.errors import EvaluationError
+from eval.ranks import Part, part_of, total
+from model.collectives import rank
 from model.export import EncoderDescription
 from pipelines.augment import EvalView
 from pipelines.config import DataConfig
@@ -27,10 +29,10 @@ Representation = Callable[[Tensor], Tensor]
 
 @dataclass(frozen=True, kw_only=True)
 class LabelledFeatures:
-    """One representation of a split, on the host, in the split's stored order."""
+    """One representation of this rank's part of a split, on the host, in the split's stored order."""
 
     features: Tensor
-    """(N, D) float32."""
+    """(N, D) float32; `gather_rows` puts the parts of all ranks together."""
     labels: Tensor
     """(N,) int64 in [0, classes)."""
 
@@ -74,7 +76,7 @@ def extract(
     batch: int,
     device: torch.device,
 ) -> dict[str, LabelledFeatures]:
-    """Run every representation over every image of a split.
+    """Run every representation over this rank's part of a split.
 
     Args:
         split: labelled.
@@ -88,39 +90,51 @@ def extract(
         DataError: a sample is damaged.
         EvaluationError: a feature is not finite.
     """
+    part = part_of(len(split))
     features: dict[str, Tensor] = {}
-    labels = torch.from_numpy(split.samples["label"].astype("int64"))
     first = 0
     with (
-        closing(fixed_views(split, data, size, batch=batch, device=device)) as batches,
-        tqdm(total=len(split), desc=split.name, unit="image", disable=None, dynamic_ncols=True) as bar,
+        closing(fixed_views(split, data, size, batch=batch, device=device, part=part)) as batches,
+        tqdm(total=len(part), desc=split.name, unit="image", disable=_no_bar(), dynamic_ncols=True) as bar,
         torch.no_grad(),  # not inference mode, whose tensors no probe could learn from
     ):
         for views in batches:
             for name, represent in representations.items():
                 h = represent(views)
                 if name not in features:
-                    features[name] = torch.empty(len(split), h.shape[1])
+                    features[name] = torch.empty(len(part), h.shape[1])
                 features[name][first : first + len(h)] = h
             first += len(views)
             bar.update(len(views))
     for name, h in features.items():
-        if not h.isfinite().all():
+        if total(torch.tensor(float(not h.isfinite().all()))) > 0:
             raise EvaluationError(f"{name}: features of split {split.name} are not finite; its weights have diverged")
+    labels = split_labels(split)[part.rows]
     return {name: LabelledFeatures(features=h, labels=labels) for name, h in features.items()}
 
 
+def split_labels(split: SplitIndex) -> Tensor:
+    """(N,) int64 labels of a whole split, in stored order."""
+    return torch.from_numpy(split.samples["label"].astype("int64"))
+
+
 def fixed_views(
-    split: SplitIndex, data: DataConfig, size: int, *, batch: int, device: torch.device
+    split: SplitIndex, data: DataConfig, size: int, *, batch: int, device: torch.device, part: Part | None = None
 ) -> Generator[Tensor, None, None]:
     """Yield the views of a split in stored order, decoded ahead in a thread: (B, 3, size, size) float32 in [0, 1].
 
-    Each is the central square of the original image, see `EvalView`.
+    Each is the central square of the original image, see `EvalView`. Of a part of the split, if one is given.
     """
     view = EvalView(size)
-    with Prefetch(evaluation_batches(split, data, batch, device), data.prefetch_batches) as ahead:
+    first, last = (part.first, part.last) if part else (0, len(split))
+    with Prefetch(evaluation_batches(split, data, batch, device, first, last), data.prefetch_batches) as ahead:
         for images in ahead:
             yield view(claim(images.canvas), images.height, images.width)
+
+
+def _no_bar() -> bool | None:
+    """None lets the bar be shown where there is a terminal."""
+    return True if rank() else None
 
 
 def share_equal(predicted: Tensor, labels: Tensor) -> float:

@@ -92,6 +92,15 @@ def read_description(directory: Path) -> EncoderDescription:
     return _parse(directory / DESCRIPTION_NAME)[0]
 
 
+def weights_sha256(directory: Path) -> str:
+    """Hash of the weights, as `encoder.json` states it; names an encoder.
+
+    Raises:
+        ModelError: it is missing, malformed or of another version.
+    """
+    return _parse(directory / DESCRIPTION_NAME)[1]
+
+
 def load_encoder(directory: Path) -> tuple[Any, EncoderDescription]:
     """Load an encoder in eval mode.
 

@@ -1,4 +1,4 @@
-"""Every sample of a split once, in stored order: what evaluation reads."""
+"""Every sample of a split, or of a part of it, once and in stored order: what evaluation reads."""
 
 from collections.abc import Generator
 from contextlib import closing
@@ -31,9 +31,17 @@ class LabelledImages:
 
 
 def evaluation_batches(
-    split: SplitIndex, data: DataConfig, batch: int, device: torch.device
+    split: SplitIndex, data: DataConfig, batch: int, device: torch.device, first: int = 0, last: int | None = None
 ) -> Generator[LabelledImages, None, None]:
     """Yield every sample of a split once, in stored order, the last batch being smaller.
+
+    Args:
+        split: what is read.
+        data: how it is read.
+        batch: images at a time.
+        device: where canvases are wanted.
+        first: the sample to begin with.
+        last: the sample before which to end; None reads to the end.
 
     Raises:
         DataError: a sample is damaged; a number about part of a split would not be comparable.
@@ -45,8 +53,9 @@ def evaluation_batches(
         raise DataError(f"{reader.store.describe(error.sample_id)}: {error.reason}; build the data set again")
 
     with closing(reader):
-        for first in range(0, len(split), batch):
-            ids = np.arange(first, min(first + batch, len(split)))
+        end = len(split) if last is None else last
+        for start in range(first, end, batch):
+            ids = np.arange(start, min(start + batch, end))
             records = split.samples[ids]
             yield LabelledImages(
                 canvas=reader.read(ids, refuse, LoaderWork()),
