@@ -5,7 +5,9 @@ from typing import Literal
 
 from jsonargparse.typing import PositiveFloat, PositiveInt
 
-PROTOCOLS = ("knn", "linear")
+from eval.training_config import FinetuneConfig, LinearSgdConfig, SupervisedConfig, TransferConfig
+
+PROTOCOLS = ("knn", "linear", "linear_sgd", "finetune", "supervised", "transfer")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,11 +41,15 @@ class EvaluateConfig:
     """Run directory of train/pretrain.py, or the directory of an encoder; the flag may be left out. Results go to its
     eval/results.json."""
     protocols: str = "knn,linear"
-    """Which, separated by commas: knn, linear."""
+    """Which, separated by commas: knn, linear, linear_sgd, finetune, supervised, transfer."""
     data: EvaluationDataConfig = field(default_factory=EvaluationDataConfig)
     controls: Literal["all", "none"] = "all"
     """all: the protocols on frozen features also score an untrained encoder and the pixels themselves."""
     knn: KnnConfig = field(default_factory=KnnConfig)
+    linear_sgd: LinearSgdConfig = field(default_factory=LinearSgdConfig)
+    finetune: FinetuneConfig = field(default_factory=FinetuneConfig)
+    supervised: SupervisedConfig = field(default_factory=SupervisedConfig)
+    transfer: TransferConfig = field(default_factory=TransferConfig)
     batch: PositiveInt = 128
     """Images per forward pass; scores do not depend on it. Larger ones are slower on CPUs, where glibc then returns
     every activation to the system: 2,090 images a second at 128, 1,360 at 256, 910 at 512 (quarter-width ResNet-18,
@@ -59,6 +65,9 @@ class EvaluateConfig:
             raise ValueError(
                 f"protocols = {self.protocols}: {', '.join(unknown) or 'none'} is not among {', '.join(PROTOCOLS)}"
             )
+
+        if "transfer" in self.protocol_names and not self.transfer.directories:
+            raise ValueError("transfer.dirs: empty; name one or more data set directories, separated by commas")
 
     @property
     def protocol_names(self) -> tuple[str, ...]:

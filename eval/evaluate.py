@@ -58,13 +58,25 @@ def run_protocol(protocol: str, evaluation: "Evaluation", book: "ScoreBook") -> 
         ModelError: the encoder is damaged.
         DataError: an image is damaged.
     """
+    from eval.finetune import score_finetune
     from eval.knn import score_knn
     from eval.linear import score_linear
+    from eval.linear_sgd import score_linear_sgd
+    from eval.supervised import score_supervised
+    from eval.transfer import score_transfer
 
     if protocol == "knn":
         score_knn(evaluation, book)
     elif protocol == "linear":
         score_linear(evaluation, book)
+    elif protocol == "linear_sgd":
+        score_linear_sgd(evaluation, book)
+    elif protocol == "finetune":
+        score_finetune(evaluation, book)
+    elif protocol == "supervised":
+        score_supervised(evaluation, book)
+    elif protocol == "transfer":
+        score_transfer(evaluation, book)
 
 
 def title(evaluation: "Evaluation") -> str:

@@ -126,7 +126,7 @@ def fixed_views(
     Each is the central square of the original image, see `EvalView`. Of a part of the split, if one is given.
     """
     view = EvalView(size)
-    first, last = (part.first, part.last) if part else (0, len(split))
+    first, last = (0, len(split)) if part is None else (part.first, part.last)  # a part may be empty
     with Prefetch(evaluation_batches(split, data, batch, device, first, last), data.prefetch_batches) as ahead:
         for images in ahead:
             yield view(claim(images.canvas), images.height, images.width)

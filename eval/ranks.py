@@ -36,6 +36,7 @@ def join_ranks(device: str) -> "Accelerator":
         EvaluationError: CUDA was asked for and is not there, or fewer ranks joined than were started.
     """
     from accelerate import Accelerator
+    from accelerate.utils import DistributedDataParallelKwargs
 
     if device == "cuda" and not torch.cuda.is_available():
         raise EvaluationError("device = cuda: torch finds no CUDA device here; use auto or cpu")
@@ -46,7 +47,8 @@ def join_ranks(device: str) -> "Accelerator":
     if started > 1 and not dist.is_initialized():
         # Both, because features and predictions are gathered on the host.
         dist.init_process_group("gloo" if on_cpu else "cpu:gloo,cuda:nccl", timeout=_TIMEOUT)
-    accelerator = Accelerator(cpu=on_cpu, mixed_precision="no")
+    ddp = DistributedDataParallelKwargs(broadcast_buffers=False, gradient_as_bucket_view=True)
+    accelerator = Accelerator(cpu=on_cpu, mixed_precision="no", kwargs_handlers=[ddp])
     if on_cpu:
         torch.set_num_threads(threads)
     if accelerator.num_processes != started:

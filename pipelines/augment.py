@@ -48,7 +48,7 @@ class TwoViews:
             plan: of these B images, on the canvas's device.
 
         Returns:
-            (2B, 3, s, s) in [0, 1]; rows i and i+B are the two views of image i.
+            (2B, 3, s, s) in [0, 1]; rows i and i+B are the two views of image i. (B, 3, s, s) for a plan of B rows.
         """
         with torch.autocast(canvas.device.type, enabled=False), full_float32():
             views = self._crop(canvas, plan)

@@ -11,6 +11,7 @@ from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
@@ -68,7 +69,7 @@ class Batch:
     canvas: Tensor
     """(B, 3, S, S) uint8 on the device; (2B, 3, s, s), the crops of the views, where they are cut from the source."""
     draws: Draws
-    """Of both views of each image."""
+    """Of both views of each image, or of the first alone, where one was asked for: B of all that is 2B here."""
     plan: Plan
     """The same for the device, and there."""
     sample_id: Tensor
@@ -88,6 +89,7 @@ def training_batches(
     device: torch.device,
     damaged_dir: Path | None = None,
     stop: threading.Event | None = None,
+    views_per_image: Literal[1, 2] = 2,
 ) -> Generator[Batch, None, None]:
     """Yield this rank's batches of steps first_step to last_step - 1.
 
@@ -99,6 +101,7 @@ def training_batches(
         device: where canvases and draws are wanted.
         damaged_dir: where damaged samples are remembered from run to run.
         stop: when another thread sets it, waiting for the network ends with DataError.
+        views_per_image: 1 gives the first view of each image alone, the same as with 2: for learning from labels.
 
     Raises:
         DataError: more samples are damaged than the budget allows, a damaged one has no replacement left, or a remote
@@ -120,6 +123,8 @@ def training_batches(
         for batch in batches:
             with batch.work.timed("draw"):
                 draws = draws_of(batch.ids, batch.part, batch.step)
+                if views_per_image == 1:
+                    draws = draws.take(np.arange(len(batch.ids)))
                 label = torch.from_numpy(split.samples[batch.ids]["label"].astype(np.int64))
                 plan = plan_views(views, draws, data.canvas)
             if device.type == "cuda":
@@ -128,7 +133,7 @@ def training_batches(
                     torch.cuda.current_stream().synchronize()  # of this thread: what is handed over has arrived
             yield Batch(
                 step=batch.step,
-                canvas=batch.canvas,
+                canvas=batch.canvas if crops is None else batch.canvas[: len(draws)],
                 draws=draws,
                 plan=plan,
                 sample_id=torch.from_numpy(batch.ids),

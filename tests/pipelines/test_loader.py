@@ -9,6 +9,7 @@ import pytest
 import torch
 from tiny_shards import tiny_image, tiny_shards
 
+from pipelines.augment import TwoViews
 from pipelines.config import DataConfig, ViewsConfig
 from pipelines.decode import Decoder, UndecodableBatchError
 from pipelines.errors import DataError
@@ -68,6 +69,28 @@ def test_starting_at_a_step_equals_continuing_to_it(train: SplitIndex) -> None:
         assert torch.equal(a.sample_id, b.sample_id)
         assert torch.equal(a.canvas, b.canvas)
         assert torch.equal(a.plan.numbers, b.plan.numbers)
+
+
+@pytest.mark.parametrize(
+    "views",
+    [
+        ViewsConfig(size=16),
+        ViewsConfig(size=16, reference="torchvision", engine="kornia", jitter_strength=0.5),
+        ViewsConfig(size=16, interpolation="bicubic", rotation_probability=0.5, noise_probability=0.5),
+        ViewsConfig(size=16, crop="source", interpolation="bicubic"),
+    ],
+    ids=["lean", "kornia", "study", "source"],
+)
+def test_one_view_per_image_is_the_first_of_two(train: SplitIndex, views: ViewsConfig) -> None:
+    share = Share(global_batch=12, seed=0, last_step=3)
+    make, data = TwoViews(views), DataConfig(canvas=32, cache="none")
+    one, two = (training_batches(train, data, views, share, CPU, views_per_image=count) for count in (1, 2))
+    for single, double in zip(one, two, strict=True):
+        assert len(single.draws) == len(single.plan) == 12
+        assert torch.equal(single.sample_id, double.sample_id)
+        both = make(double.canvas, double.plan)
+        assert torch.equal(make(single.canvas, single.plan), both[:12])
+        assert not torch.equal(both[:12], both[12:])
 
 
 def test_an_epoch_holds_no_sample_twice(train: SplitIndex) -> None:
