@@ -17,13 +17,13 @@ from dataclasses import asdict
 from pathlib import Path
 
 from eval.errors import EvaluationError
-from eval.study_config import StudyConfig
-from eval.study_figures import draw, refuse_without_matplotlib
-from eval.study_files import say, write_json, write_text
-from eval.study_opening import Opened, announcement, open_all, threads_of, with_budget
-from eval.study_results import report, summary
-from eval.study_runs import STOPPED, Children, FailedError, StoppedError
-from eval.study_scores import run_scores
+from eval.studies.config import StudyConfig
+from eval.studies.figures import draw, refuse_without_matplotlib
+from eval.studies.files import say, write_json, write_text
+from eval.studies.opening import Opened, announcement, open_all, threads_of, with_budget
+from eval.studies.results import report, summary
+from eval.studies.runs import STOPPED, Children, FailedError, StoppedError
+from eval.studies.scores import run_scores
 from pipelines.errors import DataError
 from train.arguments import parse
 from train.distributed import fail

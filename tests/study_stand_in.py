@@ -7,8 +7,8 @@ from typing import Any
 
 import yaml
 
-from eval.study_files import write_json, write_text
-from eval.study_runs import Children, FailedError, StoppedError
+from eval.studies.files import write_json, write_text
+from eval.studies.runs import Children, FailedError, StoppedError
 
 BATCH = 16
 """Of CONFIG."""
@@ -81,7 +81,7 @@ def score(arguments: Sequence[str], directory: Path) -> float:
     scores = [
         {
             "protocol": protocol,
-            "variant": "100 %" if protocol == "supervised" else "",
+            "variant": "100 % pretraining's views" if protocol == "supervised" else "",
             "representation": name,
             "metric": "top1",
             "value": share,

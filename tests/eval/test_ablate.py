@@ -10,7 +10,7 @@ import pytest
 from study_stand_in import CONFIG, StandIn
 
 from eval import ablate
-from eval.study_results import MISSING
+from eval.studies.results import MISSING
 from pipelines.manifest import open_split
 
 

@@ -10,13 +10,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from study_stand_in import CONFIG, fields_of
 
-from eval import published
-from eval.compositions import composition_flags
 from eval.config import EvaluationDataConfig
 from eval.errors import EvaluationError
-from eval.studies import Settings, check_cells, load_base, open_study, runs_of
-from eval.study import Study
-from eval.study_config import STUDIES, StudyConfig
+from eval.studies import published
+from eval.studies.all_studies import open_study
+from eval.studies.compositions import composition_flags
+from eval.studies.config import STUDIES, StudyConfig
+from eval.studies.settings import Settings, check_cells, load_base, runs_of
+from eval.studies.study import Study
 from pipelines.config import ViewsConfig
 from pipelines.draws import draw_views
 from train.arguments import parse

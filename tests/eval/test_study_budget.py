@@ -8,11 +8,12 @@ from study_stand_in import CONFIG, StandIn
 
 from eval.config import EvaluationDataConfig
 from eval.errors import EvaluationError
-from eval.studies import Run, Settings, check_cells, load_base, open_study, runs_of
-from eval.study import Cell
-from eval.study_budget import RESERVE, Plan, Speed, plan_epochs, run_seconds
-from eval.study_config import StudyConfig, seconds_of
-from eval.study_runs import Work
+from eval.studies.all_studies import open_study
+from eval.studies.budget import RESERVE, Plan, Speed, plan_epochs, run_seconds
+from eval.studies.config import StudyConfig, seconds_of
+from eval.studies.runs import Work
+from eval.studies.settings import Run, Settings, check_cells, load_base, runs_of
+from eval.studies.study import Cell
 
 IMAGES = 200
 FEW = {

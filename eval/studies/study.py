@@ -5,7 +5,7 @@ from fractions import Fraction
 from typing import Literal
 
 from eval.errors import EvaluationError
-from eval.study_config import words_of
+from eval.studies.config import words_of
 
 
 @dataclass(frozen=True, kw_only=True)

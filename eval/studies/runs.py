@@ -15,13 +15,13 @@ from typing import Any
 import yaml
 
 from eval.errors import EvaluationError
-from eval.studies import Run, Settings, with_seed
-from eval.study import Study
-from eval.study_files import write_json
-from eval.study_scores import run_scores
+from eval.studies.files import write_json
+from eval.studies.scores import run_scores
+from eval.studies.settings import Run, Settings, with_seed
+from eval.studies.study import Study
 from train.config import PretrainConfig, flatten
 
-_ROOT = Path(__file__).resolve().parents[1]
+_ROOT = Path(__file__).resolve().parents[2]
 STOPPED = 75
 """Exit status of what was asked to stop and goes on by the same command (train/pretrain.py)."""
 _ASKING = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)

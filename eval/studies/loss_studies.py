@@ -1,8 +1,8 @@
 """Studies of the loss (Chen et al. 2020, section 5.1)."""
 
-from eval import published
-from eval.study import Cell, Study, numbers_of
-from eval.study_config import StudyConfig
+from eval.studies import published
+from eval.studies.config import StudyConfig
+from eval.studies.study import Cell, Study, numbers_of
 
 
 def temperature(config: StudyConfig) -> Study:

@@ -4,11 +4,11 @@ from collections.abc import Mapping, Sequence
 from statistics import mean
 from typing import Any
 
-from eval.published import SOURCE
-from eval.studies import Run
-from eval.study import Cell
-from eval.study_runs import Work, lasted
-from eval.study_scores import encoder_parameters, read_results, run_scores, score_of
+from eval.studies.published import SOURCE
+from eval.studies.runs import Work, lasted
+from eval.studies.scores import encoder_parameters, read_results, run_scores, score_of
+from eval.studies.settings import Run
+from eval.studies.study import Cell
 
 MISSING = "-"
 COLUMN_TITLES = {"linear_sgd": "linear, SGD", "contrastive": "contrastive task"}

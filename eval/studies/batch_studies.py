@@ -1,9 +1,9 @@
 """Studies of the batch: with length of training, and with learning rate (Chen et al. 2020, section 5.2 and B.1)."""
 
-from eval import published
 from eval.errors import EvaluationError
-from eval.study import Cell, Study, numbers_of
-from eval.study_config import StudyConfig
+from eval.studies import published
+from eval.studies.config import StudyConfig
+from eval.studies.study import Cell, Study, numbers_of
 from train.config import PretrainConfig
 
 

@@ -1,9 +1,9 @@
 """Studies of head and encoder (Chen et al. 2020, section 4)."""
 
-from eval import published
 from eval.errors import EvaluationError
-from eval.study import Cell, Study, numbers_of
-from eval.study_config import StudyConfig
+from eval.studies import published
+from eval.studies.config import StudyConfig
+from eval.studies.study import Cell, Study, numbers_of
 from train.config import PretrainConfig
 
 _DEPTH_WORK = {18: 1.0, 34: 2.0, 50: 2.3}

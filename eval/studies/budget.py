@@ -9,11 +9,11 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from eval.errors import EvaluationError
-from eval.studies import Run
-from eval.study import Cell
-from eval.study_config import seconds_of
-from eval.study_files import say, write_json
-from eval.study_runs import Children, Work
+from eval.studies.config import seconds_of
+from eval.studies.files import say, write_json
+from eval.studies.runs import Children, Work
+from eval.studies.settings import Run
+from eval.studies.study import Cell
 
 RESERVE = 0.1
 """Share of the budget that is not planned for: machines are not equally fast all the time."""

@@ -1,10 +1,10 @@
 """Studies of the views: which augmentations, and how strong (Chen et al. 2020, section 3)."""
 
-from eval import published
-from eval.compositions import composition_flags, in_order
 from eval.errors import EvaluationError
-from eval.study import Cell, Study, numbers_of
-from eval.study_config import StudyConfig, words_of
+from eval.studies import published
+from eval.studies.compositions import composition_flags, in_order
+from eval.studies.config import StudyConfig, words_of
+from eval.studies.study import Cell, Study, numbers_of
 
 
 def augmentations(config: StudyConfig) -> Study:

@@ -8,9 +8,9 @@ from statistics import mean
 from typing import TYPE_CHECKING, Any
 
 from eval.errors import EvaluationError
-from eval.published import COMPOSED, COMPOSITIONS, SOURCE
-from eval.study import Study
-from eval.study_results import COLUMN_TITLES, shares, subtitle
+from eval.studies.published import COMPOSED, COMPOSITIONS, SOURCE
+from eval.studies.results import COLUMN_TITLES, shares, subtitle
+from eval.studies.study import Study
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -5,7 +5,7 @@ from contextlib import redirect_stdout
 from pathlib import Path
 
 from eval.errors import EvaluationError
-from eval.study_files import locked, say
+from eval.studies.files import locked, say
 from pipelines.manifest import SplitIndex, open_split
 from pipelines.tools.subset import SubsetOptions, write_subset
 

@@ -7,9 +7,9 @@ from statistics import mean
 from typing import Any
 
 from eval.errors import EvaluationError
-from eval.study import Study
+from eval.studies.study import Study
 
-VARIANTS = {"supervised": "100 %"}
+VARIANTS = {"supervised": "100 % pretraining's views"}
 """Of scores that have one; the others' is empty."""
 _STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
 

@@ -6,11 +6,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from eval.errors import EvaluationError
-from eval.studies import Run, Settings, check_cells, load_base, open_study, runs_of
-from eval.study_budget import Plan, has_plan, plan_epochs
-from eval.study_config import StudyConfig
-from eval.study_data import prepare_data
-from eval.study_runs import Children, Work
+from eval.studies.all_studies import open_study
+from eval.studies.budget import Plan, has_plan, plan_epochs
+from eval.studies.config import StudyConfig
+from eval.studies.data import prepare_data
+from eval.studies.runs import Children, Work
+from eval.studies.settings import Run, Settings, check_cells, load_base, runs_of
 from pipelines.manifest import SplitIndex, open_split
 from train.config import PretrainConfig
 

@@ -1,17 +1,12 @@
-"""The study that is asked for, and its runs: what train/pretrain.py and eval.evaluate are told for each of them."""
+"""The runs of a study, and what train/pretrain.py is told for each of them."""
 
 import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from eval.batch_studies import batch_epochs, lr_scaling
 from eval.errors import EvaluationError
-from eval.loss_studies import loss, temperature
-from eval.network_studies import head, width_depth
-from eval.study import Cell, Study
-from eval.study_config import StudyConfig
-from eval.view_studies import augmentations, colour
+from eval.studies.study import Cell, Study
 from train.arguments import parse
 from train.config import PretrainConfig
 from train.errors import RunError
@@ -30,31 +25,6 @@ class Run:
     def name(self) -> str:
         """Of its directory, below that of the study."""
         return f"{self.cell.name}/seed-{self.seed}"
-
-
-def open_study(config: StudyConfig, base: PretrainConfig) -> Study:
-    """The study that is asked for, around the base configuration.
-
-    Raises:
-        EvaluationError: a choice of cells cannot be read, or is unknown.
-    """
-    match config.study:
-        case "augmentations":
-            return augmentations(config)
-        case "colour":
-            return colour(config)
-        case "batch_epochs":
-            return batch_epochs(config, base)
-        case "lr_scaling":
-            return lr_scaling(config, base)
-        case "temperature":
-            return temperature(config)
-        case "loss":
-            return loss()
-        case "head":
-            return head(config)
-        case _:
-            return width_depth(config, base)
 
 
 def runs_of(study: Study, seeds: Sequence[int]) -> tuple[Run, ...]:
