@@ -17,6 +17,11 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _WIDE, _HIGH = 4.2, 3.8
+_KEYS = {
+    "matrix": "Top-1 in per cent, mean over seeds; each panel has its own shades.",
+    "bars": "Bars are means over seeds, dots the seeds.",
+    "points": "Lines are means over seeds, dots the seeds.",
+}
 
 
 def refuse_without_matplotlib() -> None:
@@ -42,7 +47,8 @@ def draw(study: Study, results: Mapping[str, Any], path: Path) -> None:
     with rc_context({"svg.hashsalt": study.name, "font.size": 8, "svg.fonttype": "none"}):
         figure = {"matrix": _matrices, "bars": _bar_charts, "points": _point_charts}[study.figure](study, results)
         figure.suptitle(study.title, fontsize=10)
-        note = textwrap.fill(f"{subtitle(results)}; {_unfinished(results)}", int(figure.get_figwidth() * 19))
+        said = f"{_KEYS[study.figure]} {subtitle(results)}; {_unfinished(results)}."
+        note = textwrap.fill(said, int(figure.get_figwidth() * 19))
         figure.supxlabel(note, fontsize=7, color="0.35")
         FigureCanvasAgg(figure)
         for suffix, metadata in ((".png", {"Software": None}), (".svg", {"Date": None})):
@@ -84,7 +90,7 @@ def _matrices(study: Study, results: Mapping[str, Any]) -> "Figure":
                 values[_title(column)] |= dict.fromkeys(((first, second), (second, first)), 100 * mean(found))
     place = COMPOSED.index
     theirs = {(a, b): COMPOSITIONS[place(a)][place(b)] for a in names for b in names}
-    values[f"{SOURCE}: linear"] = theirs
+    values[f"linear, {SOURCE}"] = theirs
     figure, axes = _axes(len(values), width=1.2 + 0.48 * len(names))
     for axis, (title, numbers) in zip(axes, values.items(), strict=True):
         _matrix(axis, title, names, numbers)

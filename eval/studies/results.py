@@ -28,17 +28,7 @@ def summary(work: Work, runs: Sequence[Run], made: Mapping[str, Any], failed: Ma
     Raises:
         EvaluationError: a file of a run is damaged, or it was made with other settings.
     """
-    cells: list[dict[str, Any]] = [
-        {
-            "name": cell.name,
-            "place": dict(zip(work.study.axes, cell.place, strict=True)),
-            "flags": list(cell.flags),
-            "published": cell.published,
-            "parameters": encoder_parameters(work.directory / runs[0].name.replace(runs[0].cell.name, cell.name)),
-            "runs": [_told(work, run, failed.get(run.name)) for run in runs if run.cell is cell],
-        }
-        for cell in work.study.cells
-    ]
+    cells = [_cell(work, cell, [run for run in runs if run.cell is cell], failed) for cell in work.study.cells]
     first = read_results(work.directory / runs[0].name)
     return {
         "format": "diptych-study",
@@ -55,6 +45,18 @@ def summary(work: Work, runs: Sequence[Run], made: Mapping[str, Any], failed: Ma
         },
         "measured_with": {name: first[name] for name in _MEASURED_WITH if name in first},
         "cells": cells,
+    }
+
+
+def _cell(work: Work, cell: Cell, runs: Sequence[Run], failed: Mapping[str, str]) -> dict[str, Any]:
+    sizes = (encoder_parameters(work.directory / run.name) for run in runs)
+    return {
+        "name": cell.name,
+        "place": dict(zip(work.study.axes, cell.place, strict=True)),
+        "flags": list(cell.flags),
+        "published": cell.published,
+        "parameters": next((size for size in sizes if size is not None), None),  # of the first seed that is trained
+        "runs": [_told(work, run, failed.get(run.name)) for run in runs],
     }
 
 
