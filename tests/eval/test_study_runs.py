@@ -11,14 +11,17 @@ from pathlib import Path
 
 import pytest
 from study_stand_in import CONFIG, StandIn
+from tiny_run import begun, tiny_run
 
-from eval.config import EvaluationDataConfig
+from eval.config import EvaluateConfig, EvaluationDataConfig
 from eval.errors import EvaluationError
 from eval.studies.all_studies import open_study
 from eval.studies.config import StudyConfig
 from eval.studies.runs import Children, FailedError, StoppedError, Work
 from eval.studies.scores import contrastive_accuracy, encoder_parameters, run_scores, score_of
 from eval.studies.settings import Settings, check_cells, load_base, runs_of
+from eval.supervised import score_supervised
+from train.arguments import parse
 
 FEW = {
     "lr_scaling": {"batches": "8"},
@@ -92,6 +95,19 @@ def test_the_study_of_colour_trains_a_supervised_network_on_the_runs_own_views(t
         "--supervised.augmentation=run",
     ]
     assert work.is_done(run)
+
+
+def test_eval_evaluate_takes_the_flags_of_a_study_and_gives_the_score_that_it_looks_for(
+    tmp_path: Path, shards: Path
+) -> None:
+    work = work_on("colour", tmp_path, epochs=1)
+    run = runs_of(work.study, (0,))[0]
+    directory = tiny_run(work.directory / run.name, shards)
+    flags = work.scoring(run, supervised=True)[3:]
+    asked = parse(EvaluateConfig, [f"--run_dir={directory}", *flags, "--supervised.precision=fp32"])
+    assert (asked.protocol_names, asked.controls) == (("knn", "linear", "supervised"), "all")
+    score_supervised(*begun(directory, supervised=asked.supervised))
+    assert run_scores(directory, work.study, ()).keys() == {"supervised"}
 
 
 def test_a_run_is_done_when_it_has_every_score_that_is_asked_for(tmp_path: Path) -> None:
