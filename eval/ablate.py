@@ -25,6 +25,7 @@ from eval.studies.results import report, summary
 from eval.studies.runs import STOPPED, Children, FailedError, StoppedError
 from eval.studies.scores import run_scores
 from pipelines.errors import DataError
+from pipelines.tools.broken_pipe import reader_may_leave
 from train.arguments import parse
 from train.distributed import fail
 from train.errors import RunError
@@ -39,7 +40,8 @@ def main() -> None:
             refuse_without_matplotlib()
         opened = open_all(config, training)
         if config.list:
-            print_list(opened)
+            with reader_may_leave():
+                print_list(opened)
             return
         failed: dict[str, str] = {}
         if not config.collect:
@@ -49,7 +51,9 @@ def main() -> None:
             say(announcement(opened))
             failed = run_all(opened, children)
         if not config.cell:
-            print(collect(opened, failed))
+            text = collect(opened, failed)
+            with reader_may_leave():
+                print(text)
         if failed:
             name, reason = next(iter(failed.items()))
             raise EvaluationError(f"{len(failed)} of {len(opened.runs)} runs failed; {name}: {reason}")
@@ -135,7 +139,7 @@ def collect(opened: Opened, failed: dict[str, str], *, figure: bool = True) -> s
     """
     work, config, manifest = opened.work, opened.config, opened.train.manifest
     made = {
-        "network": f"{opened.base.encoder.name} x{opened.base.encoder.width:g}",
+        "network": "" if "depth" in work.study.axes else f"{opened.base.encoder.name} x{opened.base.encoder.width:g}",
         "config": Path(config.base).name,
         "settings": list(work.settings.training),
         "epochs": work.settings.epochs,

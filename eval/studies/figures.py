@@ -47,9 +47,9 @@ def draw(study: Study, results: Mapping[str, Any], path: Path) -> None:
     with rc_context({"svg.hashsalt": study.name, "font.size": 8, "svg.fonttype": "none"}):
         figure = {"matrix": _matrices, "bars": _bar_charts, "points": _point_charts}[study.figure](study, results)
         figure.suptitle(study.title, fontsize=10)
-        said = f"{_KEYS[study.figure]} {subtitle(results)}; {_unfinished(results)}."
-        note = textwrap.fill(said, int(figure.get_figwidth() * 19))
-        figure.supxlabel(note, fontsize=7, color="0.35")
+        said = (_KEYS[study.figure], f"{subtitle(results)}; {_unfinished(results)}.")
+        note = [textwrap.fill(line, int(figure.get_figwidth() * 19)) for line in said]
+        figure.supxlabel("\n".join(note), fontsize=7, color="0.35")
         FigureCanvasAgg(figure)
         for suffix, metadata in ((".png", {"Software": None}), (".svg", {"Date": None})):
             partial = path.with_name(f".{path.name}.partial{suffix}")
@@ -161,6 +161,8 @@ def _scale(axis: "Axes", values: list[float]) -> None:
 
 def _point_charts(study: Study, results: Mapping[str, Any]) -> "Figure":
     """Figure 7: accuracy over the encoder's parameters, a line per depth."""
+    from matplotlib.ticker import LogLocator, NullLocator
+
     figure, axes = _axes(len(results["columns"]))
     depths = list(dict.fromkeys(cell.place[0] for cell in study.cells))
     for axis, column in zip(axes, results["columns"], strict=True):
@@ -173,9 +175,13 @@ def _point_charts(study: Study, results: Mapping[str, Any]) -> "Figure":
             for told, size, middle in zip(known, sizes, means, strict=True):
                 axis.plot([size] * len(told["runs"]), _padded(told, column), ".", color="0.2", markersize=3)
                 axis.annotate(
-                    f"x{told['place'][study.axes[1]]}", (size, middle), xytext=(3, 4), textcoords="offset points"
+                    f"x{told['place'][study.axes[1]]}", (size, middle), xytext=(5, -9), textcoords="offset points"
                 )
         axis.set_xscale("log")
+        axis.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axis.xaxis.set_major_formatter("{x:g}")
+        axis.xaxis.set_minor_locator(NullLocator())
+        axis.margins(0.15)  # for the widths beside the points
         axis.set_xlabel("parameters of the encoder, millions")
         axis.set_title(_title(column), fontsize=8)
     axes[0].set_ylabel("top-1, %")

@@ -120,8 +120,9 @@ def subtitle(results: Mapping[str, Any]) -> str:
     """What every cell had: data, length, seeds."""
     data, seeds = results["data"], results["seeds"]
     budget = f", chosen for {results['budget']['asked']}" if results.get("budget") else ""
+    network = f"{results['network']}, " if results["network"] else ""
     return (
-        f"{results['network']}, {data['images']:,} images of {data['name']}, {epochs_of(results)}{budget}, "
+        f"{network}{data['images']:,} images of {data['name']}, {epochs_of(results)}{budget}, "
         f"seed{'s' * (len(seeds) > 1)} {', '.join(map(str, seeds))}"
     )
 

@@ -173,6 +173,8 @@ class Work:
         protocols = (*self.protocols, "supervised") if supervised else self.protocols
         words = ["-m", "eval.evaluate", str(self.directory / run.name), f"--protocols={','.join(protocols)}"]
         words.append(f"--controls={'all' if run.number == 0 else 'none'}")
+        if self.settings.cpu_threads:
+            words.append(f"--cpu_threads={self.settings.cpu_threads}")
         if supervised:
             epochs = self.supervised_epochs or self.settings.epochs
             words += [f"--supervised.epochs={epochs}", "--supervised.fractions=1.0", "--supervised.augmentation=run"]

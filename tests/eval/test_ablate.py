@@ -107,6 +107,7 @@ def test_every_study_ends_in_a_table_and_a_figure(words: str, command: Command) 
     assert "missing" not in svg
     assert ">linear<" in svg
     assert (">supervised<" in svg) == (study == "colour")
+    assert ("resnet18 x0.125, 64 images" in svg) == (study != "width_depth")  # there the network is what is studied
 
 
 def test_what_is_not_done_is_shown_as_missing_and_not_trained_by_collect(

@@ -10,11 +10,13 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 from study_stand_in import CONFIG, StandIn
 from tiny_run import begun, tiny_run
 
 from eval.config import EvaluateConfig, EvaluationDataConfig
 from eval.errors import EvaluationError
+from eval.ranks import join_ranks
 from eval.studies.all_studies import open_study
 from eval.studies.config import StudyConfig
 from eval.studies.runs import Children, FailedError, StoppedError, Work
@@ -81,6 +83,22 @@ def test_only_the_first_run_has_controls(tmp_path: Path) -> None:
     work = work_on("lr_scaling", tmp_path)
     controls = [work.scoring(run, supervised=False)[-1] for run in runs_of(work.study, (0, 1))]
     assert controls == ["--controls=all"] + ["--controls=none"] * 3
+
+
+def test_training_and_scoring_have_the_threads_of_their_job(tmp_path: Path) -> None:
+    work, children = work_on("lr_scaling", tmp_path), StandIn()
+    work = replace(work, settings=replace(work.settings, cpu_threads=3))
+    work.make(runs_of(work.study, (0,))[0], children)
+    assert all("--cpu_threads=3" in call for call in children.calls)
+    assert len(children.calls) == 2
+
+
+def test_an_evaluation_has_the_threads_that_it_is_given() -> None:
+    before = torch.get_num_threads()
+    for asked, had in ((1, 1), (3, 3), (0, len(os.sched_getaffinity(0)))):
+        join_ranks("cpu", asked)
+        assert torch.get_num_threads() == had
+    torch.set_num_threads(before)
 
 
 def test_the_study_of_colour_trains_a_supervised_network_on_the_runs_own_views(tmp_path: Path) -> None:
