@@ -140,7 +140,7 @@ def begin(subject: Subject) -> Evaluation:
         EvaluationError: the device is not there, or ranks are missing.
         ModelError: the encoder is missing or damaged.
     """
-    accelerator = join_ranks(subject.config.device)
+    accelerator = join_ranks(subject.config.device, subject.config.cpu_threads)
     encoder, description = load_encoder(subject.encoder_dir)
     return Evaluation(
         subject=subject,

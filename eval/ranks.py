@@ -26,11 +26,12 @@ _TIMEOUT = timedelta(hours=2)
 """Longest wait for another rank: rank 0 alone reads cached features and writes results."""
 
 
-def join_ranks(device: str) -> "Accelerator":
+def join_ranks(device: str, cpu_threads: int = 0) -> "Accelerator":
     """Meet the other ranks, where a launcher started several.
 
     Args:
         device: auto, cpu or cuda.
+        cpu_threads: of each rank; 0 shares the cores among the ranks of a node.
 
     Raises:
         EvaluationError: CUDA was asked for and is not there, or fewer ranks joined than were started.
@@ -41,7 +42,7 @@ def join_ranks(device: str) -> "Accelerator":
     if device == "cuda" and not torch.cuda.is_available():
         raise EvaluationError("device = cuda: torch finds no CUDA device here; use auto or cpu")
     on_cpu = device == "cpu" or not torch.cuda.is_available()
-    threads = max(1, len(os.sched_getaffinity(0)) // ranks_on_node())
+    threads = cpu_threads or max(1, len(os.sched_getaffinity(0)) // ranks_on_node())
     os.environ.setdefault("OMP_NUM_THREADS", str(threads))  # or Accelerate takes a number of its own, and says so
     started = environment_world_size()
     if started > 1 and not dist.is_initialized():

@@ -17,7 +17,7 @@ FOLDER = ROOT / "ops" / "k8s"
 JOBS = ("single_node", "multi_node", "torchrun", "cpu")
 """Folders that start a Job; `kubeflow` starts a TrainJob."""
 RUNS = (*JOBS, "kubeflow")
-FOLDERS = (*RUNS, "storage", "monitoring")
+FOLDERS = (*RUNS, "study", "storage", "monitoring")
 
 Object = dict[str, Any]
 

@@ -5,6 +5,7 @@ python train/pretrain.py --config FILE --optimizer.base_lr=0.5      the file fir
 
 import argparse
 import difflib
+import functools
 import json
 import re
 from collections.abc import Sequence
@@ -28,10 +29,7 @@ def parse(config_class: type[Config], arguments: Sequence[str], prog: str | None
     Raises:
         RunError: a field is unknown, or its value is of the wrong type or out of range, or the file cannot be read.
     """
-    set_parsing_settings(docstring_parse_attribute_docstrings=True)  # help comes from the strings under the fields
-    parser = ArgumentParser(prog=prog, exit_on_error=False, default_env=False, allow_abbrev=False)
-    parser.add_argument("--config", action="config", help="YAML file with any of the fields below.")
-    parser.add_class_arguments(config_class, nested_key=None)
+    parser = _parser(config_class, prog)  # type: ignore[arg-type]  # a class is hashable, whatever its instances are
     arguments = _with_true(arguments, parser)
     source = ""
     try:
@@ -50,6 +48,15 @@ def to_yaml(config: Any) -> str:
     """The whole configuration, as a file that `--config` accepts."""
     plain = json.loads(json.dumps(asdict(config)))  # the parser's numbers are subclasses, which YAML would refuse
     return yaml.safe_dump(plain, sort_keys=False)
+
+
+@functools.cache  # making one takes longer than using it, and a study parses a configuration for each of its cells
+def _parser(config_class: type[Any], prog: str | None) -> ArgumentParser:
+    set_parsing_settings(docstring_parse_attribute_docstrings=True)  # help comes from the strings under the fields
+    parser = ArgumentParser(prog=prog, exit_on_error=False, default_env=False, allow_abbrev=False)
+    parser.add_argument("--config", action="config", help="YAML file with any of the fields below.")
+    parser.add_class_arguments(config_class, nested_key=None)
+    return parser
 
 
 def _refuse_classes(value: Any) -> None:

@@ -169,6 +169,39 @@ def test_a_task_of_an_array_runs_its_line(tmp_path: Path) -> None:
     assert (config.run_dir, config.head.kind, config.metrics.port) == ("runs/study/linear", "linear", 9401)
 
 
+def test_a_task_of_a_study_is_asked_for_by_its_number_before_the_trainers_flags(tmp_path: Path) -> None:
+    flags = ["--config", "a b.yaml", "--epochs=3", "--", "--precision=fp32"]
+    done = run_script(SLURM / "study.sbatch", tmp_path, "head", *flags, SLURM_ARRAY_TASK_ID="4", STATUS="75")
+    assert done.returncode == 75
+    assert requeues(tmp_path) == ["requeue 123456"]
+    assert (tmp_path / "srun").read_text().splitlines()[-7:] == ["head", "--cell=array", *flags]
+    environment = (tmp_path / "srun-environment").read_text().splitlines()
+    assert {"PROGRAM=-m eval.ablate", "SLURM_ARRAY_TASK_ID=4"} <= set(environment)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "task", "reason"),
+    [(["head"], "", "not a job array"), (["--config", "x"], "0", "the study is wanted first"), ([], "0", "the study")],
+)
+def test_an_unusable_study_is_refused_in_one_line(arguments: list[str], task: str, reason: str, tmp_path: Path) -> None:
+    done = run_script(SLURM / "study.sbatch", tmp_path, *arguments, SLURM_ARRAY_TASK_ID=task)
+    assert done.returncode == 2
+    assert reason in done.stderr
+    assert done.stderr.count("\n") == 1
+    assert not (tmp_path / "srun").exists()
+
+
+def test_a_rank_runs_the_program_that_the_batch_file_names(tmp_path: Path) -> None:
+    python = tmp_path / "python"
+    python.write_text('#!/bin/bash\nprintf "%s\\n" "$@"\n')
+    python.chmod(0o755)
+    task = {"SLURM_PROCID": "0", "SLURM_LOCALID": "0", "SLURM_NTASKS": "1", "SLURM_NNODES": "1", "PYTHON": str(python)}
+    command = ["bash", str(SLURM / "rank.sh"), "head", "--cell=array"]
+    environment = os.environ | task | {"PROGRAM": "-m eval.ablate"}
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["-m", "eval.ablate", "head", "--cell=array"]
+
+
 @pytest.mark.parametrize(
     ("arguments", "task", "reason"),
     [
