@@ -11,7 +11,8 @@ from eval.classifier_run import Training, answers, learn
 from eval.controls import random_encoder
 from eval.errors import EvaluationError
 from eval.evaluation import Evaluation
-from eval.scores import Answer, Score, ScoreBook, Task
+from eval.results import Score
+from eval.scores import Answer, ScoreBook, Task
 from pipelines.config import DataConfig, ViewsConfig
 from pipelines.label_subsets import balanced_subset, listed_subset, take
 from pipelines.manifest import SplitIndex

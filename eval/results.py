@@ -1,26 +1,56 @@
-"""Scores as a table for people and as results.json for programs."""
+"""Scores as a table for people and as results.json for programs. Nothing here imports torch."""
 
 import json
 import os
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 import numpy.typing as npt
 
 from eval.errors import EvaluationError
 
-if TYPE_CHECKING:
-    from eval.scores import Score
-
+FORMAT, VERSION = "diptych-evaluation", 1
 REPRESENTATIONS = {"encoder": "encoder", "random_init": "random init", "raw_pixels": "raw pixels", "h": "h", "z": "z"}
 """By their name in results.json: as tables call them, in this order."""
 
 
-def table(scores: Sequence["Score"]) -> str:
+@dataclass(frozen=True, kw_only=True)
+class Score:
+    """A number, and what is needed to judge it. The fields are those of results.json."""
+
+    protocol: str
+    variant: str
+    representation: str
+    metric: str
+    value: float
+    """Share in [0, 1]."""
+    interval: tuple[float, float]
+    """95 % of the values that other test images would give, by the percentile bootstrap over images."""
+    chance: float
+    """Of always giving the most frequent right answer."""
+    n_train: int
+    n_test: int
+    seconds: float
+    data: str
+    """Key of `data` in results.json: fingerprint/split."""
+    predictions: str
+    """File of the answers, (n_test,) int32 .npy, relative to results.json."""
+    key: str
+    """Hash of the task, the encoder and the data; with another one the score is not used again."""
+    details: dict[str, Any]
+
+    @property
+    def title(self) -> str:
+        """Protocol and variant."""
+        return f"{self.protocol} {self.variant}".strip()
+
+
+def table(scores: Sequence[Score]) -> str:
     """Shares in per cent: a row per protocol and variant, the representations beside each other, then chance."""
     return "\n\n".join(
         _table([score for score in scores if (score.protocol == "probes") == probes])
@@ -29,7 +59,7 @@ def table(scores: Sequence["Score"]) -> str:
     )
 
 
-def _table(scores: Sequence["Score"]) -> str:
+def _table(scores: Sequence[Score]) -> str:
     columns = [name for name in REPRESENTATIONS if any(score.representation == name for score in scores)]
     rows = [["protocol", "learnt from", *(REPRESENTATIONS[name] for name in columns), "chance"]]
     for protocol, variant in dict.fromkeys((score.protocol, score.variant) for score in scores):
@@ -39,7 +69,7 @@ def _table(scores: Sequence["Score"]) -> str:
         cells = [_cell(of_row[name]) if name in of_row else "" for name in columns]
         rows.append(
             [
-                f"{protocol} {variant}".strip() + unit,
+                any_of_row.title + unit,
                 f"{any_of_row.n_train:,}",
                 *cells,
                 f"{100 * any_of_row.chance:.1f}",
@@ -52,7 +82,7 @@ def _table(scores: Sequence["Score"]) -> str:
     )
 
 
-def _cell(score: "Score") -> str:
+def _cell(score: Score) -> str:
     low, high = score.interval
     return f"{100 * score.value:.1f} ±{50 * (high - low):.1f}"
 
@@ -69,7 +99,7 @@ def read_results(path: Path) -> dict[str, Any]:
         return {}
     except (OSError, ValueError) as error:
         raise EvaluationError(f"{path}: cannot be read ({error}); remove it, and scores are computed anew") from None
-    current = isinstance(content, dict) and (content.get("format"), content.get("version")) == ("diptych-evaluation", 1)
+    current = isinstance(content, dict) and (content.get("format"), content.get("version")) == (FORMAT, VERSION)
     return content if current else {}
 
 

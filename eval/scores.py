@@ -19,12 +19,11 @@ from torch import Tensor
 
 from eval.confidence import bootstrap_interval, measure
 from eval.ranks import from_rank_0
-from eval.results import read_results, say, write_array, write_results
+from eval.results import FORMAT, VERSION, Score, read_results, say, write_array, write_results
 from model.collectives import rank
 from pipelines.manifest import SplitIndex
 
 Labels = npt.NDArray[np.int32]
-FORMAT, VERSION = "diptych-evaluation", 1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,32 +69,6 @@ class Answer:
     """(n_test,) int64 on the host, in stored order, on every rank."""
     details: dict[str, Any]
     """What was chosen and how it went, for the reader; JSON."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Score:
-    """A number, and what is needed to judge it. The fields are those of results.json."""
-
-    protocol: str
-    variant: str
-    representation: str
-    metric: str
-    value: float
-    """Share in [0, 1]."""
-    interval: tuple[float, float]
-    """95 % of the values that other test images would give, by the percentile bootstrap over images."""
-    chance: float
-    """Of always giving the most frequent right answer."""
-    n_train: int
-    n_test: int
-    seconds: float
-    data: str
-    """Key of `data` in results.json: fingerprint/split."""
-    predictions: str
-    """File of the answers, (n_test,) int32 .npy, relative to results.json."""
-    key: str
-    """Hash of the task, the encoder and the data; with another one the score is not used again."""
-    details: dict[str, Any]
 
 
 class ScoreBook:

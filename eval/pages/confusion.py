@@ -7,8 +7,9 @@ import numpy as np
 import numpy.typing as npt
 
 from eval.errors import EvaluationError
-from eval.pages.evaluation_files import Labels, Score
+from eval.pages.evaluation_files import Labels
 from eval.pages.run_files import Run
+from eval.results import Score
 
 Counts = npt.NDArray[np.int64]
 MOST_CLASSES = 20

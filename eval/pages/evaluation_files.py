@@ -9,37 +9,11 @@ import numpy as np
 import numpy.typing as npt
 
 from eval.errors import EvaluationError
+from eval.results import FORMAT, VERSION, Score
 
 Labels = npt.NDArray[np.int32]
 FROZEN = ("knn", "linear", "linear_sgd")
 """Protocols that leave the encoder as it is."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Score:
-    """A score of results.json."""
-
-    protocol: str
-    variant: str
-    representation: str
-    metric: str
-    value: float
-    """Share in [0, 1]."""
-    interval: tuple[float, float]
-    chance: float
-    n_train: int
-    n_test: int
-    seconds: float
-    data: str
-    """Which of the evaluation's data."""
-    predictions: str
-    """File, relative to results.json."""
-    details: dict[str, Any]
-
-    @property
-    def title(self) -> str:
-        """Protocol and variant."""
-        return f"{self.protocol} {self.variant}".strip()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,7 +64,7 @@ def read_evaluation(directory: Path) -> Evaluation | str:
     if not path.is_file():
         return f"Not evaluated yet; {again}"
     content = read_object(path)
-    if content.get("format") != "diptych-evaluation" or content.get("version") != 1:
+    if (content.get("format"), content.get("version")) != (FORMAT, VERSION):
         return f"{path} cannot be read by this version; {again}"
     try:
         scores = tuple(_score(entry) for entry in content["scores"])
@@ -144,6 +118,7 @@ def _score(entry: dict[str, Any]) -> Score:
         seconds=float(entry["seconds"]),
         data=str(entry["data"]),
         predictions=str(entry["predictions"]),
+        key=str(entry["key"]),
         details=dict(entry["details"]),
     )
 

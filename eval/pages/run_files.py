@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from eval.errors import EvaluationError
-from eval.pages.evaluation_files import FROZEN, Evaluation, Score, read_evaluation, read_object
+from eval.pages.evaluation_files import FROZEN, Evaluation, read_evaluation, read_object
+from eval.results import Score
 from train.config import PretrainConfig, flatten, load_config
 
 Line = dict[str, float]

@@ -6,9 +6,10 @@ from dataclasses import dataclass
 from itertools import product
 
 from eval.errors import EvaluationError
-from eval.pages.evaluation_files import Score, ScoredData
+from eval.pages.evaluation_files import ScoredData
 from eval.pages.paired import Difference, paired_difference
 from eval.pages.run_files import Run
+from eval.results import Score
 
 NAMES = {"encoder": "encoder", "random_init": "random init", "raw_pixels": "raw pixels", "h": "h", "z": "z"}
 """Representations, in this order, as tables call them."""

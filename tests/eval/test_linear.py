@@ -6,6 +6,7 @@ import pytest
 import torch
 from evaluation_on_ranks import linear_on_ranks
 from rank_pool import RankPool
+from sklearn.linear_model import LogisticRegression as SklearnRegression
 from torch import Tensor
 
 from eval.errors import EvaluationError
@@ -79,6 +80,18 @@ def test_the_fit_is_the_optimum_that_newtons_method_finds(l2: float) -> None:
     np.testing.assert_allclose(probe.weight.numpy(), weight, atol=2e-3)
     np.testing.assert_allclose((probe.bias - probe.bias.mean()).numpy(), bias - bias.mean(), atol=2e-3)
     assert float(objective(probe, data, l2)) == pytest.approx(loss, abs=1e-7)
+
+
+@pytest.mark.parametrize("l2", [1e-1, 1e-3])
+def test_the_fit_is_that_of_scikit_learn(l2: float) -> None:
+    data = clusters(2000, classes=10, features=32, distance=1.5)
+    x, labels = data.features.double().numpy(), data.labels.numpy()
+    theirs = SklearnRegression(C=1 / (len(x) * l2), tol=1e-8, max_iter=5000).fit(x, labels)
+    probe = fit(data, l2, zeros(10, 32))
+    np.testing.assert_allclose(probe.weight.numpy(), theirs.coef_, atol=2e-3)
+    np.testing.assert_allclose((probe.bias - probe.bias.mean()).numpy(), theirs.intercept_, atol=2e-3)
+    unseen = clusters(2000, classes=10, features=32, distance=1.5, seed=1).features
+    assert (probe.predict(unseen).numpy() == theirs.predict(unseen.double().numpy())).mean() > 0.998
 
 
 def test_the_gradient_vanishes_at_the_fit_even_for_features_that_are_nearly_copies() -> None:
