@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from accelerate.state import AcceleratorState
 from rank_pool import RankPool
 from remote_servers import s3_server  # noqa: F401  # a fixture
 from tiny_shards import tiny_shards
@@ -22,6 +23,12 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 def _one_thread() -> None:
     """Two cores, several processes: more threads only wait for each other."""
     torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def _new_accelerator() -> None:
+    """Accelerate holds a process to the precision that it had first; each test is to be like a process of its own."""
+    AcceleratorState._reset_state(reset_partial_state=True)
 
 
 @pytest.fixture(scope="session")
