@@ -10,7 +10,7 @@ export MALLOC_TRIM_THRESHOLD_ := 4294967296
 # train/ would otherwise come first on the path of `python train/pretrain.py`.
 export PYTHONSAFEPATH := 1
 
-.PHONY: setup demo test slow gpu-check bench study chaos doctor-check slurm image wheel clean
+.PHONY: setup demo lint test slow gpu-check bench study chaos doctor-check slurm image wheel clean
 
 setup: .venv/ready
 
@@ -33,10 +33,12 @@ demo: setup data/textures/manifest.json
 data/textures/manifest.json: | setup
 	$(BIN)/python -m pipelines.build_shards textures --output data/textures
 
-test: setup
+lint: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+test: lint
 	$(BIN)/pytest
 
 slow: setup
