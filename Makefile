@@ -10,7 +10,7 @@ export MALLOC_TRIM_THRESHOLD_ := 4294967296
 # train/ would otherwise come first on the path of `python train/pretrain.py`.
 export PYTHONSAFEPATH := 1
 
-.PHONY: setup demo test slow gpu-check bench study chaos doctor-check slurm image clean
+.PHONY: setup demo lint test slow gpu-check bench study chaos doctor-check slurm image wheel clean
 
 setup: .venv/ready
 
@@ -33,10 +33,12 @@ demo: setup data/textures/manifest.json
 data/textures/manifest.json: | setup
 	$(BIN)/python -m pipelines.build_shards textures --output data/textures
 
-test: setup
+lint: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+test: lint
 	$(BIN)/pytest
 
 slow: setup
@@ -73,5 +75,11 @@ slurm: setup data/textures/manifest.json
 image:
 	ops/image/build_and_try.sh
 
+# dist/ with an sdist, which is this checkout, and the wheel that is built from it; pip says what setuptools warns of.
+wheel: setup
+	rm -rf dist
+	$(BIN)/python -c "from setuptools import build_meta; build_meta.build_sdist('dist')"
+	$(BIN)/python -m pip wheel --verbose --no-index --no-deps --no-build-isolation --wheel-dir dist dist/diptych-*.tar.gz
+
 clean:
-	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf .venv build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
