@@ -1,6 +1,6 @@
 """Every benchmark, one after another, and a page of what they measured: `python -m ops.bench all`.
 
-    python -m ops.bench all --config train/configs/cifar10_cpu.yaml --data_dir data/cifar10 --imagenet DIR \
+    python -m ops.bench all --base train/configs/cifar10_cpu.yaml --data_dir data/cifar10 --imagenet DIR \
       --peer_python peers/bin/python --page docs/results/benchmarks.md
 
 Each is a process of its own. What one printed as JSON is kept in WORK/reports/NAME.json, and is not measured again
@@ -26,7 +26,7 @@ from train.errors import RunError
 class AllBenchConfig:
     """On what, and where it is told."""
 
-    config: str = "train/configs/cifar10_cpu.yaml"
+    base: str = "train/configs/cifar10_cpu.yaml"
     """Of the run whose step, views and learning are measured."""
     data_dir: str = ""
     """Data set directory of 32-pixel JPEGs."""
@@ -71,7 +71,7 @@ def commands(config: AllBenchConfig) -> dict[str, list[str]]:
     """
     if not config.data_dir:
         raise RunError("data_dir: no data set named; build one with `python -m pipelines.build_shards`")
-    run = ["--config", config.config, "--data.dir", config.data_dir]
+    run = ["--config", config.base, "--data.dir", config.data_dir]
     peers = ["--peer_python", config.peer_python]
     raw = ["--imagenet", config.imagenet] if config.imagenet else []
     kept = ["--work", config.work]

@@ -28,10 +28,13 @@ def written(reports: Mapping[str, Report], commands: Mapping[str, Sequence[str]]
     for name, report in reports.items():
         where = report["machine"]
         flags = " ".join(commands[name])
-        lines += ["", f"## {name}", "", f"`python -m ops.bench {name} {flags}`".replace(" `", "`"), ""]
+        lines += ["", f"## {name}", "", f"`python -m ops.bench {name} {flags}`", ""]
         lines += [f"{where['cpu']}, {where['cores']} cores, {where['date']}; {_UNITS.get(name, '')}".rstrip("; ")]
         for title, entries in rates(name, report).items():
-            lines += ["", f"**{title}**" if title else "", "", *_table(entries)]
+            lines += ["", f"**{title}**", ""] if title else [""]
+            lines += _table(entries)
+        told = {title: line for title, line in report.get("sections", {}).items() if isinstance(line, str)}
+        lines += [line for title, text in told.items() for line in ("", f"**{title}**: {text}")]
     return "\n".join(lines) + "\n"
 
 
