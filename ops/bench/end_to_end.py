@@ -9,7 +9,7 @@ With `--learn` each contestant learns to the end of the schedule instead. Its en
 there is not repeated.
 
     python3 -m venv peers
-    peers/bin/pip install -c constraints.txt -e '.[bench]' lightly==1.6.0 stable-pretraining==0.1.8
+    peers/bin/pip install -c constraints.txt -e '.[peers]'
     python -m ops.bench end_to_end --config train/configs/cifar10_cpu.yaml --data.dir DIR --peer_python peers/bin/python
 """
 
