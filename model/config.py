@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from jsonargparse.typing import NonNegativeFloat, PositiveFloat, PositiveInt
+from jsonargparse.typing import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,6 +34,8 @@ class HeadConfig:
     """Length of the projection z; without a head it is that of h."""
     layers: Literal[2, 3] = 2
     """Of the MLP: 2 in the paper, 3 in SimCLR v2."""
+    hidden: NonNegativeInt = 0
+    """Width of the MLP's hidden layers; 0: that of h, as in the paper."""
     batchnorm: bool = True
     """After each layer, instead of a bias. Without it an update in micro-batches can equal the whole one."""
 
@@ -48,6 +50,9 @@ class LossConfig:
     """tau: 0.1 on ImageNet, 0.5 on CIFAR-10 in the paper. margin_triplet has none."""
     l2_normalise: bool = True
     """Compare directions (cosine). false: plain dot products (Chen et al. 2020, table 5)."""
+    decoupled: bool = False
+    """Of nt_xent: leave the positive out of the denominator (Yeh et al. 2022), whose pull then does not fade where
+    negatives are few or easy."""
     semi_hard: bool = False
     """Of nt_logistic and margin_triplet: only the closest negative that is farther than the positive, by less than the
     margin (Schroff et al. 2015)."""
@@ -60,3 +65,5 @@ class LossConfig:
     def __post_init__(self) -> None:
         if self.semi_hard and self.name == "nt_xent":
             raise ValueError("loss.semi_hard = true: for nt_logistic and margin_triplet; NT-Xent weighs all negatives")
+        if self.decoupled and self.name != "nt_xent":
+            raise ValueError(f"loss.decoupled = true: for nt_xent; {self.name} has no denominator")

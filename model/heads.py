@@ -8,7 +8,8 @@ from model.config import HeadConfig
 def build_head(config: HeadConfig, features: int) -> nn.Sequential:
     """Create the head: linear layers, each followed by BatchNorm instead of a bias, ReLU between them.
 
-    Hidden layers are as wide as h. The last BatchNorm has a scale but no bias, as in the reference code.
+    Hidden layers are as wide as h unless told otherwise. The last BatchNorm has a scale but no bias, as in the
+    reference code.
 
     Args:
         config: kind, depth and output length.
@@ -19,14 +20,15 @@ def build_head(config: HeadConfig, features: int) -> nn.Sequential:
     """
     if config.kind == "none":
         return nn.Sequential()
-    hidden = config.layers - 1 if config.kind == "mlp" else 0
     layers: list[nn.Module] = []
-    for _ in range(hidden):
-        layers.append(nn.Linear(features, features, bias=not config.batchnorm))
+    length, hidden = features, config.hidden or features
+    for _ in range(config.layers - 1 if config.kind == "mlp" else 0):
+        layers.append(nn.Linear(length, hidden, bias=not config.batchnorm))
         if config.batchnorm:
-            layers.append(nn.BatchNorm1d(features))
+            layers.append(nn.BatchNorm1d(hidden))
         layers.append(nn.ReLU(inplace=True))
-    layers.append(nn.Linear(features, config.dim, bias=not config.batchnorm))
+        length = hidden
+    layers.append(nn.Linear(length, config.dim, bias=not config.batchnorm))
     if config.batchnorm:
         last = nn.BatchNorm1d(config.dim)
         last.bias.requires_grad_(False)  # stays zero; BatchNorm kernels want the pair of scale and bias

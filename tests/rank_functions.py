@@ -43,14 +43,16 @@ def sum_of_collectives(x: Tensor) -> tuple[Tensor, Tensor]:
     return loss.detach(), gradient
 
 
-def loss_and_gradient(z: Tensor, temperature: float, chunk: int | None) -> tuple[Tensor, Tensor]:
+def loss_and_gradient(
+    z: Tensor, temperature: float, chunk: int | None, *, decoupled: bool = False
+) -> tuple[Tensor, Tensor]:
     """This rank's loss and its rows of the gradient of the mean over ranks; with the chunk of a device, or this one."""
     mine = rows_of_rank(z).requires_grad_()
     if chunk is None:
-        loss = nt_xent(mine, temperature)
+        loss = nt_xent(mine, temperature, decoupled=decoupled)
     else:
         rows = unit_rows(mine)
-        loss = _by_rows(rows, all_gather(rows), temperature, chunk)
+        loss = _by_rows(rows, all_gather(rows), temperature, chunk, decoupled=decoupled)
     (gradient,) = torch.autograd.grad(loss, mine)
     return loss.detach(), gradient / dist.get_world_size()
 

@@ -9,6 +9,20 @@ import numpy.typing as npt
 Floats = npt.NDArray[np.float64]
 
 
+def decoupled(z: Floats, temperature: float) -> float:
+    """Equation 6 of Yeh et al. 2022, averaged over the 2N anchors: only negatives stand in the denominator."""
+    rows = [row / np.linalg.norm(row) for row in z]
+    count = len(rows)
+    total = 0.0
+    for i in range(count):
+        positive = (i + count // 2) % count
+        negatives = [float(rows[i] @ rows[k]) / temperature for k in range(count) if k not in (i, positive)]
+        largest = max(negatives)
+        total += largest + math.log(sum(math.exp(negative - largest) for negative in negatives))
+        total -= float(rows[i] @ rows[positive]) / temperature
+    return total / count
+
+
 def nt_xent_gradient(z: Floats, temperature: float, *, l2_normalise: bool = True) -> Floats:
     """Derivative of equation 1 of Chen et al. 2020, averaged over the 2N anchors, in z; anchor after anchor."""
     count = len(z)

@@ -3,7 +3,7 @@
 from eval.studies.batch_studies import batch_epochs, lr_scaling
 from eval.studies.config import StudyConfig
 from eval.studies.loss_studies import loss, temperature
-from eval.studies.network_studies import head, width_depth
+from eval.studies.network_studies import faster, head, width_depth
 from eval.studies.study import Study
 from eval.studies.view_studies import augmentations, colour
 from train.config import PretrainConfig
@@ -30,5 +30,7 @@ def open_study(config: StudyConfig, base: PretrainConfig) -> Study:
             return loss()
         case "head":
             return head(config)
+        case "faster":
+            return faster()
         case _:
             return width_depth(config, base)

@@ -8,7 +8,17 @@ from jsonargparse.typing import NonNegativeInt, PositiveInt
 
 from eval.config import EvaluationDataConfig
 
-STUDIES = ("augmentations", "colour", "batch_epochs", "lr_scaling", "temperature", "loss", "head", "width_depth")
+STUDIES = (
+    "augmentations",
+    "colour",
+    "batch_epochs",
+    "lr_scaling",
+    "temperature",
+    "loss",
+    "head",
+    "width_depth",
+    "faster",
+)
 PROTOCOLS = ("knn", "linear", "linear_sgd")
 """Of eval.evaluate: those that score a frozen encoder."""
 _OPTIONS = {
@@ -31,8 +41,8 @@ class StudyConfig:
     """A study of Chen et al. 2020, what each of its cells may cost, and which of them this command is to run."""
 
     study: str = ""
-    """augmentations, colour, batch_epochs, lr_scaling, temperature, loss, head or width_depth. The flag may be left
-    out."""
+    """augmentations, colour, batch_epochs, lr_scaling, temperature, loss, head, width_depth or faster. The flag may be
+    left out."""
     base: str = ""
     """Configuration file of train/pretrain.py that all cells start from; `--config` on the command line."""
     data: EvaluationDataConfig = field(default_factory=EvaluationDataConfig)

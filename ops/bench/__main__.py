@@ -8,13 +8,27 @@ python -m ops.bench sharpness --imagenet DIR
 python -m ops.bench loss --rows 16384
 python -m ops.bench lars --encoder resnet50
 python -m ops.bench checkpoint --data.dir DIR
+python -m ops.bench end_to_end --config train/configs/cifar10_cpu.yaml --data.dir DIR --peer_python PYTHON
+python -m ops.bench all --data_dir DIR --imagenet DIR --peer_python PYTHON --page docs/results/benchmarks.md
 python -m ops.bench metrics --config train/configs/cifar10_cpu.yaml --data.dir DIR
 """
 
 import sys
 from importlib import import_module
 
-_SUBJECTS = ("step", "loader", "builder", "augment", "sharpness", "loss", "lars", "checkpoint", "metrics")
+_SUBJECTS = (
+    "step",
+    "loader",
+    "builder",
+    "augment",
+    "sharpness",
+    "loss",
+    "lars",
+    "checkpoint",
+    "metrics",
+    "end_to_end",
+    "all",
+)
 
 
 def main() -> None:

@@ -1,8 +1,8 @@
 """One job in a process of its own, which may be another Python's: `python -m ops.bench.contestant JOB`.
 
 JOB is JSON: call (MODULE:FUNCTION), options (of the function), distributions (whose versions are wanted), and for a job
-that is timed core, seconds, warm_up_seconds and batch_bytes. The answer is one line of JSON on the standard output.
-Only the standard library is imported here, because a peer's Python need not have what ours has.
+that is timed cores, seconds, warm_up_seconds and batch_bytes. The answer is one line of JSON on the standard output.
+Only the standard library is used here, because a peer's Python need not have what ours has.
 """
 
 import importlib
@@ -14,6 +14,8 @@ from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
 from typing import Any
+
+from ops.bench.memory import memory_bytes
 
 
 def main() -> None:
@@ -33,7 +35,7 @@ def do_job(job: dict[str, Any]) -> dict[str, Any]:
     """
     try:
         if "seconds" in job:
-            os.sched_setaffinity(0, {job["core"]})  # before any library counts the cores
+            os.sched_setaffinity(0, job["cores"])  # before any library counts them
         module, _, name = job["call"].partition(":")
         function = getattr(importlib.import_module(module), name)
         report = timed(function(**job["options"]), job) if "seconds" in job else {"made": function(**job["options"])}
@@ -52,7 +54,8 @@ def timed(batches: Iterator[Any], job: dict[str, Any]) -> dict[str, Any]:
         job: see above.
 
     Returns:
-        images, wall_seconds, cpu_seconds (of this process and those below it) and peak_rss_bytes (of this process).
+        images, wall_seconds, cpu_seconds and memory_bytes (of this process and those below it) and peak_rss_bytes (of
+        this process).
     """
     end = None
     for batch in batches:
@@ -68,7 +71,13 @@ def timed(batches: Iterator[Any], job: dict[str, Any]) -> dict[str, Any]:
     else:
         raise RuntimeError(f"ended after {images} images, before the time was up")
     wall, cpu = time.perf_counter() - start, cpu_seconds() - cpu
-    return {"images": images, "wall_seconds": wall, "cpu_seconds": cpu, "peak_rss_bytes": peak_rss_bytes()}
+    return {
+        "images": images,
+        "wall_seconds": wall,
+        "cpu_seconds": cpu,
+        "peak_rss_bytes": peak_rss_bytes(),
+        "memory_bytes": memory_bytes(os.getpid()),
+    }
 
 
 def count_images(batch: Any, batch_bytes: int) -> int:

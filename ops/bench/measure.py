@@ -79,6 +79,8 @@ class Measurement:
     cpu_seconds: float
     """User and system time of all its processes in these wall seconds."""
     peak_rss_bytes: int = 0
+    memory_bytes: int = 0
+    """Of all its processes at the end, shared pages counted once."""
 
     @property
     def images_per_cpu_second(self) -> float:
@@ -134,8 +136,13 @@ def measure(contestants: Sequence[Contestant], config: BenchConfig, run: Run | N
 
 def run_alone(contestant: Contestant, config: BenchConfig) -> Answer:
     """Time a contestant in a fresh process, pinned to the last of our cores."""
+    return run_on(contestant, config, cores=[max(os.sched_getaffinity(0))])
+
+
+def run_on(contestant: Contestant, config: BenchConfig, cores: Sequence[int]) -> Answer:
+    """Time a contestant in a fresh process that has these cores."""
     job = {
-        "core": max(os.sched_getaffinity(0)),
+        "cores": list(cores),
         "seconds": config.seconds,
         "warm_up_seconds": config.warm_up_seconds,
         "batch_bytes": contestant.batch_bytes,
@@ -144,7 +151,13 @@ def run_alone(contestant: Contestant, config: BenchConfig) -> Answer:
     return call_alone(contestant.call, contestant.options, contestant.python, job)
 
 
-def call_alone(call: str, options: dict[str, Any], python: str = sys.executable, job: Answer | None = None) -> Answer:
+def call_alone(
+    call: str,
+    options: dict[str, Any],
+    python: str = sys.executable,
+    job: Answer | None = None,
+    longest_seconds: float = _LONGEST_SECONDS,
+) -> Answer:
     """Do a job of `ops.bench.contestant` in a fresh process; untimed unless the job says otherwise."""
     whole = {"distributions": (), **(job or {}), "call": call, "options": options}
     command = [python, "-m", "ops.bench.contestant", json.dumps(whole)]
@@ -156,7 +169,7 @@ def call_alone(call: str, options: dict[str, Any], python: str = sys.executable,
             capture_output=True,
             text=True,
             check=False,
-            timeout=_LONGEST_SECONDS,
+            timeout=longest_seconds,
         )
     except (OSError, subprocess.TimeoutExpired) as error:
         return {"error": str(error)}

@@ -81,9 +81,10 @@ def prepare(shards: Path, work: Path, canvas: int, peer_python: str, *, raw: boo
         (split.samples["height"] == canvas) & (split.samples["width"] == canvas)
     ).all():
         raise RunError(f"{shards}: its images are not all of {canvas}x{canvas} pixels")
-    directory = work / f"{split.manifest.name}-{split.manifest.fingerprint[:16]}"
-    directory.mkdir(parents=True, exist_ok=True)
-    files = _once(directory / "files", lambda path: _export(split, path))
+    directory = _directory(split, work)
+    files = image_files(split, work)
+    if any(path.suffix != ".jpg" for path in files.iterdir()):
+        raise RunError(f"{shards}: not all images are JPEGs; build it with --format jpeg")
     for mode in ("jpg", "same", "raw") if raw else ("jpg", "same"):
         write = partial(_call, peer_python, "peer_ffcv:write", files, mode=mode)
         _once(directory / f"{mode}.beton", write)
@@ -95,6 +96,17 @@ def prepare(shards: Path, work: Path, canvas: int, peer_python: str, *, raw: boo
     for tar in tars:
         Path(tar).read_bytes()
     return Images(shards=shards, count=len(split), canvas=canvas, directory=directory, tars=tars)
+
+
+def image_files(split: SplitIndex, work: Path) -> Path:
+    """A directory of the images of a split, each a file, made once."""
+    return _once(_directory(split, work) / "files", lambda path: _export(split, path))
+
+
+def _directory(split: SplitIndex, work: Path) -> Path:
+    directory = work / f"{split.manifest.name}-{split.manifest.fingerprint[:16]}"
+    directory.mkdir(parents=True, exist_ok=True)
+    return directory
 
 
 def build_shards(*arguments: str) -> None:
@@ -155,6 +167,4 @@ def _call(python: str, function: str, files: Path, output: Path, **options: str)
 def _export(split: SplitIndex, output: Path) -> None:
     output.mkdir()
     for number, (image, extension) in enumerate(encoded_images(split)):
-        if extension != "jpg":
-            raise RunError(f"{split.location}: not all images are JPEGs; build it with --format jpeg")
-        (output / f"{number:07d}.jpg").write_bytes(image)
+        (output / f"{number:07d}.{extension}").write_bytes(image)

@@ -58,6 +58,14 @@ MAY_DIFFER = {
     "loss": {"loss.name", "loss.semi_hard"},
     "head": {"head.kind", "head.dim"},
     "width_depth": {"encoder.name", "encoder.width"},
+    "faster": {
+        "optimizer.base_lr",
+        "optimizer.lr_scaling",
+        "loss.decoupled",
+        "head.hidden",
+        "head.layers",
+        "views.crop_area_min",
+    },
 }
 
 

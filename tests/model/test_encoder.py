@@ -205,6 +205,9 @@ def test_an_impossible_encoder_is_refused(config: EncoderConfig, message: str) -
     [
         (HeadConfig(dim=16), ["32-32", "norm", "relu", "32-16", "norm"]),
         (HeadConfig(dim=16, layers=3), ["32-32", "norm", "relu", "32-32", "norm", "relu", "32-16", "norm"]),
+        (HeadConfig(dim=16, hidden=48), ["32-48", "norm", "relu", "48-16", "norm"]),
+        (HeadConfig(dim=16, layers=3, hidden=48), ["32-48", "norm", "relu", "48-48", "norm", "relu", "48-16", "norm"]),
+        (HeadConfig(dim=16, kind="linear", hidden=48), ["32-16", "norm"]),
         (HeadConfig(dim=16, batchnorm=False), ["32-32+bias", "relu", "32-16+bias"]),
         (HeadConfig(dim=16, kind="linear"), ["32-16", "norm"]),
         (HeadConfig(dim=16, kind="linear", batchnorm=False), ["32-16+bias"]),

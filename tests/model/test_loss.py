@@ -1,5 +1,6 @@
 import math
 from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 import pytest
@@ -70,6 +71,40 @@ def test_value_and_gradient_over_ranks_are_those_of_loops(
     halves = [gradient.chunk(2) for _, gradient in answers]
     gradient = torch.cat([torch.cat([half[view] for half in halves]) for view in range(2)])
     assert np.abs(gradient.numpy() - reference_losses.nt_xent_gradient(z.numpy(), 0.2)).max() < 1e-10
+
+
+DECOUPLED = {
+    "chosen": lambda z, temperature: nt_xent(z, temperature, decoupled=True),
+    "tiles that do not divide": lambda z, temperature: _by_tiles(unit_rows(z), temperature, tile=5, decoupled=True),
+    "chunks that do not divide": lambda z, temperature: _by_rows(
+        unit_rows(z), unit_rows(z), temperature, chunk=5, decoupled=True
+    ),
+}
+
+
+@pytest.mark.parametrize("temperature", [0.05, 0.5])
+@pytest.mark.parametrize("rows", [4, 6, 10, 12, 22])
+@pytest.mark.parametrize("way", DECOUPLED)
+def test_decoupled_value_and_gradient_are_those_of_loops(way: str, rows: int, temperature: float) -> None:
+    z = projections(rows).requires_grad_()
+    loss = DECOUPLED[way](z, temperature)
+    (gradient,) = torch.autograd.grad(loss, z)
+    values = z.detach().numpy()
+    assert loss.item() == pytest.approx(reference_losses.decoupled(values, temperature), rel=1e-10, abs=1e-10)
+    numeric = reference.numeric_gradient(lambda x: reference_losses.decoupled(x, temperature), values)
+    assert np.abs(gradient.numpy() - numeric).max() < 1e-6
+
+
+def test_decoupled_value_and_gradient_over_ranks_are_those_of_one(four_ranks: RankPool) -> None:
+    z = projections(16)
+    whole = z.clone().requires_grad_()
+    loss = nt_xent(whole, 0.2, decoupled=True)
+    (expected,) = torch.autograd.grad(loss, whole)
+    answers = four_ranks.run(partial(rank_functions.loss_and_gradient, decoupled=True), z, 0.2, 3)
+    assert sum(float(part) for part, _ in answers) / 4 == pytest.approx(loss.item(), rel=1e-12)
+    halves = [gradient.chunk(2) for _, gradient in answers]
+    gradient = torch.cat([torch.cat([half[view] for half in halves]) for view in range(2)])
+    assert torch.allclose(gradient, expected, rtol=0, atol=1e-12)
 
 
 @pytest.mark.parametrize("scale", [1.0, 40.0])

@@ -1,0 +1,112 @@
+"""Every benchmark, one after another, and a page of what they measured: `python -m ops.bench all`.
+
+    python -m ops.bench all --base train/configs/cifar10_cpu.yaml --data_dir data/cifar10 --imagenet DIR \
+      --peer_python peers/bin/python --page docs/results/benchmarks.md
+
+Each is a process of its own. What one printed as JSON is kept in WORK/reports/NAME.json, and is not measured again
+while it is there; remove it, or name another `work`, to have it anew. A benchmark that fails is told and left out.
+"""
+
+import json
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ops.bench.page import draw, written
+from ops.bench.tables import machine
+from train.arguments import parse
+from train.distributed import fail
+from train.errors import RunError
+
+
+@dataclass(frozen=True, kw_only=True)
+class AllBenchConfig:
+    """On what, and where it is told."""
+
+    base: str = "train/configs/cifar10_cpu.yaml"
+    """Of the run whose step, views and learning are measured."""
+    data_dir: str = ""
+    """Data set directory of 32-pixel JPEGs."""
+    imagenet: str = ""
+    """Directory with ImageNet's official files; what needs them is left out if empty."""
+    work: str = "data/bench"
+    """Where forms of the images, encoders and reports are kept."""
+    peer_python: str = sys.executable
+    """Interpreter in which the peers are installed."""
+    only: str = ""
+    """Names of benchmarks, separated by commas; empty for all."""
+    page: str = ""
+    """Markdown file to write, with a figure beside it."""
+    json: bool = False
+    """Print all reports as one JSON object."""
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Measure what is not measured yet, then write the page."""
+    try:
+        config = parse(AllBenchConfig, arguments, prog="bench all")
+        asked = commands(config)
+        reports = {name: report for name, flags in asked.items() if (report := measured(name, flags, config.work))}
+        if config.page:
+            page = Path(config.page)
+            page.parent.mkdir(parents=True, exist_ok=True)
+            draw(reports, page.with_suffix(".png"))
+            page.write_text(written(reports, asked, page.with_suffix(".png").name))
+    except RunError as error:
+        fail("bench all", error, show=True)
+    if config.json:
+        print(json.dumps({"machine": machine(), **reports}, indent=1))
+    if len(reports) < len(asked):
+        sys.exit(1)
+
+
+def commands(config: AllBenchConfig) -> dict[str, list[str]]:
+    """Flags of each benchmark, by name.
+
+    Raises:
+        RunError: no data are named, or a benchmark that does not exist.
+    """
+    if not config.data_dir:
+        raise RunError("data_dir: no data set named; build one with `python -m pipelines.build_shards`")
+    run = ["--config", config.base, "--data.dir", config.data_dir]
+    peers = ["--peer_python", config.peer_python]
+    raw = ["--imagenet", config.imagenet] if config.imagenet else []
+    kept = ["--work", config.work]
+    everything = {
+        "loader": ["--cifar", config.data_dir, *raw, *kept, *peers],
+        "augment": peers,
+        "loss": peers,
+        "lars": peers,
+        "step": run,
+        "end_to_end": [*run, *kept, *peers],
+        "scaling": run,
+    }
+    names = [name.strip() for name in config.only.split(",") if name.strip()] or list(everything)
+    for name in names:
+        if name not in everything:
+            raise RunError(f"only: {name!r} is none of {', '.join(everything)}")
+    return {name: everything[name] for name in names}
+
+
+def measured(name: str, flags: Sequence[str], work: str) -> dict[str, Any] | None:
+    """A benchmark's report: the one that is kept, or a new one, which is kept then; None if it fails."""
+    path = Path(work) / "reports" / f"{name}.json"
+    if path.is_file():
+        kept: dict[str, Any] = json.loads(path.read_text())
+        return kept
+    print(f"bench all: {name}", file=sys.stderr, flush=True)
+    command = [sys.executable, "-m", "ops.bench", name, *flags, "--json=true"]
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)  # noqa: S603  # our own module
+    if done.returncode:
+        print(f"bench all: {name} failed with exit status {done.returncode}", file=sys.stderr)
+        return None
+    report: dict[str, Any] = json.loads(done.stdout)
+    report.setdefault("machine", machine())
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_suffix(".partial")
+    partial.write_text(json.dumps(report, indent=1))
+    partial.replace(path)
+    return report

@@ -1,0 +1,88 @@
+"""What all benchmarks measured as a Markdown page and a figure."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+Report = dict[str, Any]
+_UNITS = {
+    "loader": "images per CPU-second, one core",
+    "augment": "views per CPU-second, one core",
+    "loss": "rows per CPU-second, one core",
+    "lars": "updates per CPU-second, one core",
+    "step": "images per second, all cores",
+    "end_to_end": "images per second, all cores",
+}
+
+
+def written(reports: Mapping[str, Report], commands: Mapping[str, Sequence[str]], figure: str) -> str:
+    """The page."""
+    lines = [
+        "# Benchmarks",
+        "",
+        "Written by `python -m ops.bench all`. Contestants alternate, each in a process of its own; medians, and the",
+        "lowest and highest run. `ours/it`: how many times as fast ours is. Nothing here was measured on a GPU.",
+        "",
+        f"![How many times as fast ours is, by contestant]({figure})",
+    ]
+    for name, report in reports.items():
+        where = report["machine"]
+        flags = " ".join(commands[name])
+        lines += ["", f"## {name}", "", f"`python -m ops.bench {name} {flags}`", ""]
+        lines += [f"{where['cpu']}, {where['cores']} cores, {where['date']}; {_UNITS.get(name, '')}".rstrip("; ")]
+        for title, entries in rates(name, report).items():
+            lines += ["", f"**{title}**", ""] if title else [""]
+            lines += _table(entries)
+        told = {title: line for title, line in report.get("sections", {}).items() if isinstance(line, str)}
+        lines += [line for title, text in told.items() for line in ("", f"**{title}**: {text}")]
+    return "\n".join(lines) + "\n"
+
+
+def rates(name: str, report: Report) -> dict[str, dict[str, Report]]:
+    """Contestants of a benchmark by section: each has median, lowest and highest, and perhaps ratio; or failure."""
+    if "sections" in report:
+        return {title: section for title, section in report["sections"].items() if isinstance(section, dict)}
+    if "rates" in report:
+        return {"": report["rates"]}
+    if name == "step":
+        bound = report["bound"] | {"ratio": report["ratio"]}
+        return {"": {"whole step": report["whole step"], "bound: views in memory": bound}}
+    return {}
+
+
+def draw(reports: Mapping[str, Report], path: Path) -> None:
+    """Bars of the ratios, on a logarithmic axis."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    bars = [
+        (f"{name}{', ' if title else ''}{title}: {contestant}", entry["ratio"])
+        for name, report in reports.items()
+        for title, entries in rates(name, report).items()
+        for contestant, entry in entries.items()
+        if "ratio" in entry
+    ]
+    figure = Figure(figsize=(9, 1.2 + 0.22 * len(bars)), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
+    names, ratios = [name for name, _ in bars], [ratio for _, ratio in bars]
+    axes.barh(names, ratios, color=["#31688e" if ratio >= 1 else "#c0504d" for ratio in ratios])
+    axes.invert_yaxis()
+    axes.set_xscale("log")
+    axes.axvline(1, color="black", linewidth=0.8)
+    axes.tick_params(axis="y", labelsize=7)
+    axes.set_xlabel("speed of ours over that of the contestant")
+    figure.savefig(path, dpi=120)
+
+
+def _table(entries: Mapping[str, Report]) -> list[str]:
+    rows = ["| contestant | versions | median | lowest to highest | ours/it |", "|---|---|---:|---:|---:|"]
+    for name, entry in entries.items():
+        if "median" not in entry:
+            rows.append(f"| {name} | {entry['failure']} | | | |")
+            continue
+        versions = ", ".join(f"{key} {value}" for key, value in entry.get("versions", {}).items())
+        ratio = f"{entry['ratio']:.2f}" if "ratio" in entry else ""
+        spread = f"{entry['lowest']:,.0f} to {entry['highest']:,.0f}{' (noisy)' if entry.get('noisy') else ''}"
+        rows.append(f"| {name} | {versions} | {entry['median']:,.0f} | {spread} | {ratio} |")
+    return rows
