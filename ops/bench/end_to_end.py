@@ -64,8 +64,8 @@ class EndToEndConfig(PretrainConfig):
     """Of the peers' DataLoaders; 0 takes one for each core."""
     repeats: PositiveInt = 3
     """Timed runs of each."""
-    seconds: PositiveFloat = 20.0
-    """Of a run, after a warm-up of a quarter of that and two updates."""
+    seconds: PositiveFloat = 15.0
+    """Of a run, after a warm-up of a quarter of that."""
     learn: bool = False
     """Learn to the end of the schedule and score what was learnt, instead of timing updates."""
     json: bool = False

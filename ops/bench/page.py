@@ -21,7 +21,7 @@ def written(reports: Mapping[str, Report], commands: Mapping[str, Sequence[str]]
         "# Benchmarks",
         "",
         "Written by `python -m ops.bench all`. Contestants alternate, each in a process of its own; medians, and the",
-        "lowest and highest run. `ours/it`: how many times as fast ours is. Nothing here was measured on a GPU.",
+        "lowest and highest run. `ours/it`: how many times as fast ours is.",
         "",
         f"![How many times as fast ours is, by contestant]({figure})",
     ]
@@ -29,7 +29,10 @@ def written(reports: Mapping[str, Report], commands: Mapping[str, Sequence[str]]
         where = report["machine"]
         flags = " ".join(commands[name])
         lines += ["", f"## {name}", "", f"`python -m ops.bench {name} {flags}`", ""]
-        lines += [f"{where['cpu']}, {where['cores']} cores, {where['date']}; {_UNITS.get(name, '')}".rstrip("; ")]
+        gpus = ", ".join(where.get("gpus", [])) or "no GPU"
+        lines += [
+            f"{where['cpu']}, {where['cores']} cores, {gpus}, {where['date']}; {_UNITS.get(name, '')}".rstrip("; ")
+        ]
         for title, entries in rates(name, report).items():
             lines += ["", f"**{title}**", ""] if title else [""]
             lines += _table(entries)
@@ -51,7 +54,7 @@ def rates(name: str, report: Report) -> dict[str, dict[str, Report]]:
 
 
 def draw(reports: Mapping[str, Report], path: Path) -> None:
-    """Bars of the ratios, on a logarithmic axis."""
+    """Bars of the ratios from 1, on a logarithmic axis."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -66,9 +69,14 @@ def draw(reports: Mapping[str, Report], path: Path) -> None:
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
     names, ratios = [name for name, _ in bars], [ratio for _, ratio in bars]
-    axes.barh(names, ratios, color=["#31688e" if ratio >= 1 else "#c0504d" for ratio in ratios])
+    colours = ["#31688e" if ratio >= 1 else "#c0504d" for ratio in ratios]
+    drawn = axes.barh(names, [ratio - 1 for ratio in ratios], left=1, color=colours)
+    axes.bar_label(drawn, [f"{ratio:.2f}" for ratio in ratios], padding=2, fontsize=7)
     axes.invert_yaxis()
     axes.set_xscale("log")
+    axes.xaxis.set_major_formatter("{x:g}")
+    axes.xaxis.set_minor_formatter("{x:g}")
+    axes.margins(x=0.1)
     axes.axvline(1, color="black", linewidth=0.8)
     axes.tick_params(axis="y", labelsize=7)
     axes.set_xlabel("speed of ours over that of the contestant")

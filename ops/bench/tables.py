@@ -15,14 +15,21 @@ _SETTINGS = ("repeats", "retries", "seconds", "warm_up_seconds", "least_utilisat
 
 
 def machine() -> dict[str, Any]:
-    """Processor, cores that we may use, and the time."""
+    """Processor, cores that we may use, GPUs, and the time."""
     lines = Path("/proc/cpuinfo").read_text().splitlines()
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
     return {
         "cpu": names[0] if names else "unknown",
         "cores": len(os.sched_getaffinity(0)),
+        "gpus": gpus(),
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
     }
+
+
+def gpus() -> list[str]:
+    """Models that NVIDIA's driver names."""
+    told = [path.read_text() for path in sorted(Path("/proc/driver/nvidia/gpus").glob("*/information"))]
+    return [line.partition(":")[2].strip() for text in told for line in text.splitlines() if line.startswith("Model:")]
 
 
 def show(report: dict[str, Any], config: BenchConfig, unit: str = _UNIT) -> None:

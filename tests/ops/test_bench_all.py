@@ -26,7 +26,7 @@ REPORTS: dict[str, dict[str, Any]] = {
 def test_the_page_has_every_number_with_its_command_machine_and_versions() -> None:
     page = written(REPORTS, {name: ["--data.dir", "data/x"] for name in REPORTS}, "figure.png")
     assert "`python -m ops.bench loader --data.dir data/x`" in page
-    assert page.count("a processor, 2 cores, 2026-01-01T00:00:00+00:00") == 3
+    assert page.count("a processor, 2 cores, no GPU, 2026-01-01T00:00:00+00:00") == 3
     assert page.count("| peer 1.0 | 100 | 90 to 110 (noisy) | 3.00 |") == 2
     assert "| gone | not installed (gone) | | | |" in page
     assert "| bound: views in memory | torch 2 | 300 | 290 to 310 | 0.96 |" in page
