@@ -41,7 +41,8 @@ class StageClock:
         self._cuda, self._nvtx = device.type == "cuda", nvtx
         self.profiling = False
         """Show the stages to torch's profiler."""
-        self._stage: str | None = None
+        self.stage: str | None = None
+        """That is under way; set by `enter` and `leave`."""
         self._since: _Moment = 0.0
         self._ended: deque[tuple[str, _Moment, _Moment]] = deque()
         self._range: AbstractContextManager[object] | None = None
@@ -55,14 +56,14 @@ class StageClock:
         """
         now = self._now()
         self._end(now)
-        self._stage, self._since = stage, now
+        self.stage, self._since = stage, now
         if shown:
             self._show(stage)
 
     def leave(self) -> None:
         """The stage ends, and none begins: what follows is no part of a step."""
         self._end(self._now())
-        self._stage = None
+        self.stage = None
         self._show(None)
 
     def take(self) -> dict[str, float]:
@@ -77,8 +78,8 @@ class StageClock:
         return seconds
 
     def _end(self, now: _Moment) -> None:
-        if self._stage is not None:
-            self._ended.append((self._stage, self._since, now))
+        if self.stage is not None:
+            self._ended.append((self.stage, self._since, now))
 
     def _now(self) -> _Moment:
         if not self._cuda:

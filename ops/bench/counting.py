@@ -1,7 +1,10 @@
 """What a function asks of torch and of memory, whatever the machine's speed: operators, bytes moved, bytes held."""
 
 import json
+import weakref
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -15,12 +18,90 @@ _ONLY_ALLOCATE = ("empty", "new_empty", "empty_like", "empty_strided", "new_empt
 _ONLY_WRITE = ("copy_", "fill_", "zero_")  # do not read what they change
 
 
+@dataclass(kw_only=True)
+class Work:
+    """What was asked of torch while a part was under way."""
+
+    operators: Counter[str] = field(default_factory=Counter)
+    """How often each was dispatched, views among them."""
+    bytes_moved: int = 0
+    """As in `bytes_moved`."""
+    held_bytes: int = 0
+    """Most bytes alive at once of what operators have made since the watch began, in earlier parts too."""
+
+    @property
+    def dispatches(self) -> int:
+        """Of all operators."""
+        return self.operators.total()
+
+
+class Watch(TorchDispatchMode):
+    """Counts while it is entered, each part for itself.
+
+    Operators are counted where they leave autograd for a device, and so those that torch composes of others, such as
+    linear, as what they are composed of; which kernel or oneDNN primitive computes one is not seen, nor its scratch
+    memory. What a compiler fused is not seen either.
+    """
+
+    def __init__(self, part: Callable[[], str] = lambda: "") -> None:
+        """Begin with nothing.
+
+        Args:
+            part: names the part that is under way.
+        """
+        super().__init__()  # type: ignore[no-untyped-call]  # torch leaves it untyped
+        self.work: defaultdict[str, Work] = defaultdict(Work)
+        self._part = part
+        self._alive: set[int] = set()
+        self._held_bytes = 0
+
+    @property
+    def total(self) -> Work:
+        """Of all parts."""
+        total = Work()
+        for work in self.work.values():
+            total.operators += work.operators
+            total.bytes_moved += work.bytes_moved
+            total.held_bytes = max(total.held_bytes, work.held_bytes)
+        return total
+
+    def __torch_dispatch__(
+        self, func: Any, types: Sequence[type], args: Sequence[Any] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        result = func(*args, **kwargs)
+        if func.namespace == "profiler":  # marks that an optimizer leaves for torch's profiler
+            return result
+        outputs = _tensors(result)
+        work = self.work[self._part()]
+        work.operators[str(func).removeprefix("aten.")] += 1
+        work.bytes_moved += _bytes_moved(func, args, kwargs, outputs)
+        self._hold(outputs, _tensors((args, kwargs)))
+        work.held_bytes = max(work.held_bytes, self._held_bytes)
+        return result
+
+    def _hold(self, outputs: list[Tensor], inputs: list[Tensor]) -> None:
+        """Until torch frees it, what an operator made counts as alive; what it was given is not of its making."""
+        known = {tensor.untyped_storage()._cdata for tensor in inputs}
+        for tensor in outputs:
+            storage = tensor.untyped_storage()
+            address, size = storage._cdata, storage.nbytes()
+            if address not in known and address not in self._alive:
+                self._alive.add(address)
+                self._held_bytes += size
+                weakref.finalize(storage, self._let_go, address, size).atexit = False
+
+    def _let_go(self, address: int, size: int) -> None:
+        self._alive.remove(address)
+        self._held_bytes -= size
+
+
 def dispatches(function: Callable[[], object]) -> int:
     """Operators that torch dispatches in one call, views among them. What a compiler fused is not seen."""
-    watched = _Watched()
-    with watched:
+    watch = Watch()
+    with watch:
         function()
-    return watched.dispatches
+    return watch.total.dispatches
 
 
 def bytes_moved(function: Callable[[], object]) -> int:
@@ -29,10 +110,10 @@ def bytes_moved(function: Callable[[], object]) -> int:
     Views move nothing. An input that is expanded counts as often as it lies in memory. One that is gathered from counts
     as a whole. What a compiler fused is not seen, nor are temporaries inside an operator.
     """
-    watched = _Watched()
-    with watched:
+    watch = Watch()
+    with watch:
         function()
-    return watched.bytes_moved
+    return watch.total.bytes_moved
 
 
 def peak_bytes(function: Callable[[], object]) -> int:
@@ -54,23 +135,6 @@ def peak_bytes(function: Callable[[], object]) -> int:
         held += event["args"]["Bytes"]
         highest = max(highest, held)
     return highest
-
-
-class _Watched(TorchDispatchMode):
-    """Counts while it is entered."""
-
-    def __init__(self) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]  # torch leaves it untyped
-        self.dispatches, self.bytes_moved = 0, 0
-
-    def __torch_dispatch__(
-        self, func: Any, types: Sequence[type], args: Sequence[Any] = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
-        kwargs = kwargs or {}
-        result = func(*args, **kwargs)
-        self.dispatches += 1
-        self.bytes_moved += _bytes_moved(func, args, kwargs, _tensors(result))
-        return result
 
 
 def _bytes_moved(func: Any, args: Sequence[Any], kwargs: dict[str, Any], outputs: list[Tensor]) -> int:

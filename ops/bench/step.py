@@ -1,19 +1,21 @@
-"""What a whole training step costs beside its bound: the same step on views that are in memory already.
+"""What a whole training step costs beside its bound, the same step on views that are in memory already, and its limits.
 
-Blocks of steps of both kinds alternate in one process, so that a busy neighbour meets both.
+Blocks of steps of both kinds alternate in one process, so that a busy neighbour meets both. The limits are those of
+roofline.py.
 """
 
 import json
 import os
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from itertools import repeat
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
 from jsonargparse.typing import PositiveInt
 
+from ops.bench.roofline import Roofline, measure_roofline, roofline_lines
 from pipelines.errors import DataError
 from pipelines.manifest import SplitIndex, open_split
 from train.arguments import parse
@@ -54,11 +56,14 @@ def main(arguments: Sequence[str]) -> None:
     """Measure, and print medians, spread and the ratio."""
     try:
         config = parse(StepBenchConfig, arguments, prog="bench step")
-        report = summary(measure(config, open_split(config.data.dir, "train")))
+        blocks, roofline = measure(config, open_split(config.data.dir, "train"))
     except (RunError, DataError) as error:
         fail("bench step", error, show=True)
+    report = summary(blocks)
+    images_per_second = report["whole step"]["median"]
     if config.json:
-        print(json.dumps(report))
+        limits = {**asdict(roofline), "mfu": roofline.mfu(images_per_second)}
+        print(json.dumps({**report, "roofline": limits}))
         return
     for kind in ("whole step", "bound"):
         rate = report[kind]
@@ -67,10 +72,11 @@ def main(arguments: Sequence[str]) -> None:
             f"CPU utilisation {rate['cpu_utilisation']:.2f}"
         )
     print(f"ratio      {report['ratio']:>8.3f}")
+    print("\n".join(roofline_lines(roofline, images_per_second)))
 
 
-def measure(config: StepBenchConfig, split: SplitIndex) -> dict[str, list[Block]]:
-    """Alternate blocks of whole steps and of bare ones.
+def measure(config: StepBenchConfig, split: SplitIndex) -> tuple[dict[str, list[Block]], Roofline]:
+    """Alternate blocks of whole steps and of bare ones; then measure the limits.
 
     Returns:
         Blocks by kind: `whole step` reads, decodes, augments and learns; `bound` learns from views that lie in memory.
@@ -101,7 +107,8 @@ def measure(config: StepBenchConfig, split: SplitIndex) -> dict[str, list[Block]
             blocks["whole step"].append(time_block(trainer, ahead))
         trainer.views = lambda *_: in_memory
         blocks["bound"].append(time_block(trainer, repeat(first, length)))
-    return blocks
+    alone = read(config.repeats * length, length)
+    return blocks, measure_roofline(config, first.canvas, first.plan, alone, _WARM_UP_STEPS)
 
 
 def time_block(trainer: "Trainer", batches: Iterable["Batch"]) -> Block:

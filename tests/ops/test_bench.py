@@ -24,6 +24,13 @@ def test_the_whole_step_is_measured_beside_its_bound(shards: Path) -> None:
         assert 0 < rate["lowest"] <= rate["median"] <= rate["highest"]
         assert 0 < rate["cpu_utilisation"] < 2
     assert report["ratio"] == pytest.approx(report["whole step"]["median"] / report["bound"]["median"])
+    limits = report["roofline"]
+    done_flops = limits["flops_per_image"] * report["whole step"]["median"]
+    assert limits["mfu"] == pytest.approx(done_flops / limits["peak_flops"])
+    assert 0 < limits["mfu"] < 1
+    assert limits["view_bytes_per_image"] > 2 * 3 * 32 * 32 * 4
+    assert limits["copy_bytes_per_second"] > 1e8
+    assert limits["loader_images_per_second"] > 0
 
 
 def test_the_summary_takes_medians_and_their_ratio() -> None:
