@@ -9,12 +9,13 @@ python -m ops.bench loss --rows 16384
 python -m ops.bench lars --encoder resnet50
 python -m ops.bench checkpoint --data.dir DIR
 python -m ops.bench metrics --config train/configs/cifar10_cpu.yaml --data.dir DIR
+python -m ops.bench scaling --config train/configs/cifar10_cpu.yaml
 """
 
 import sys
 from importlib import import_module
 
-_SUBJECTS = ("step", "loader", "builder", "augment", "sharpness", "loss", "lars", "checkpoint", "metrics")
+_SUBJECTS = ("step", "loader", "builder", "augment", "sharpness", "loss", "lars", "checkpoint", "metrics", "scaling")
 
 
 def main() -> None:
