@@ -11,6 +11,7 @@ python -m ops.bench checkpoint --data.dir DIR
 python -m ops.bench end_to_end --config train/configs/cifar10_cpu.yaml --data.dir DIR --peer_python PYTHON
 python -m ops.bench all --data_dir DIR --imagenet DIR --peer_python PYTHON --page docs/results/benchmarks.md
 python -m ops.bench metrics --config train/configs/cifar10_cpu.yaml --data.dir DIR
+python -m ops.bench scaling --config train/configs/cifar10_cpu.yaml
 """
 
 import sys
@@ -26,6 +27,7 @@ _SUBJECTS = (
     "lars",
     "checkpoint",
     "metrics",
+    "scaling",
     "end_to_end",
     "all",
 )

@@ -4,6 +4,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from ops.bench import scaling
+
 Report = dict[str, Any]
 _UNITS = {
     "loader": "images per CPU-second, one core",
@@ -36,6 +38,8 @@ def written(reports: Mapping[str, Report], commands: Mapping[str, Sequence[str]]
         for title, entries in rates(name, report).items():
             lines += ["", f"**{title}**", ""] if title else [""]
             lines += _table(entries)
+        if name == "scaling":
+            lines += ["", "```", *scaling.lines(report), "```"]
         told = {title: line for title, line in report.get("sections", {}).items() if isinstance(line, str)}
         lines += [line for title, text in told.items() for line in ("", f"**{title}**: {text}")]
     return "\n".join(lines) + "\n"

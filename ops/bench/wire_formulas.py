@@ -21,8 +21,8 @@ How many buckets the gradient of the weights comes in depends on the order in wh
 worked out. All is for one forward pass a step, without micro_batch.
 
 On the wire, a ring's rank sends of n bytes put in: 2 n (k - 1) / k for an all-reduce, of which the half for a
-reduce-scatter, and n (k - 1) for an all-gather; it receives as much. Per image and rank, what BatchNorm and weights
-need falls with the batch, and an all-reduce costs hardly more for more ranks: only the projections grow with k.
+reduce-scatter, and n (k - 1) for an all-gather; it receives as much. With the global batch kB given, more ranks cost
+hardly more, but for BatchNorm's all-gather on CUDA, which grows with k.
 """
 
 from dataclasses import dataclass

@@ -47,5 +47,5 @@ def test_an_unknown_subject_is_refused_in_one_line() -> None:
     assert (done.returncode, done.stderr) == (
         2,
         "bench: error: name what to measure: step, loader, builder, augment, sharpness, loss, lars, checkpoint, "
-        "metrics, end_to_end, all\n",
+        "metrics, scaling, end_to_end, all\n",
     )
