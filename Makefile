@@ -10,7 +10,7 @@ export MALLOC_TRIM_THRESHOLD_ := 4294967296
 # train/ would otherwise come first on the path of `python train/pretrain.py`.
 export PYTHONSAFEPATH := 1
 
-.PHONY: setup demo lint test slow gpu-check bench study chaos doctor-check slurm image wheel clean
+.PHONY: setup demo lint test slow docs gpu-check bench study chaos doctor-check slurm image wheel clean
 
 setup: .venv/ready
 
@@ -38,11 +38,23 @@ lint: setup
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-test: lint
+test: lint .venv-docs/ready
 	$(BIN)/pytest
 
 slow: setup
 	$(BIN)/pytest -m slow --timeout 3600
+
+# The documentation as pages in site/, which need no network: open site/index.html. In an environment of its own, because
+# a dependency of MkDocs bears the name of a module here.
+docs: export NO_MKDOCS_2_WARNING = 1
+docs: .venv-docs/ready
+	.venv-docs/bin/mkdocs build --strict --quiet
+
+.venv-docs/ready: constraints.txt
+	test -x .venv-docs/bin/python || $(PYTHON) -m venv .venv-docs
+	.venv-docs/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt \
+	  mkdocs mkdocs-material 'mkdocstrings[python]'
+	touch $@
 
 # Needs a CUDA device; without one every test in it is skipped.
 gpu-check: setup
@@ -82,4 +94,4 @@ wheel: setup
 	$(BIN)/python -m pip wheel --verbose --no-index --no-deps --no-build-isolation --wheel-dir dist dist/diptych-*.tar.gz
 
 clean:
-	rm -rf .venv build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf .venv .venv-docs site build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
