@@ -10,7 +10,7 @@ export MALLOC_TRIM_THRESHOLD_ := 4294967296
 # train/ would otherwise come first on the path of `python train/pretrain.py`.
 export PYTHONSAFEPATH := 1
 
-.PHONY: setup demo test slow gpu-check bench study chaos doctor-check slurm image clean
+.PHONY: setup demo test slow docs gpu-check bench study chaos doctor-check slurm image clean
 
 setup: .venv/ready
 
@@ -41,6 +41,11 @@ test: setup
 
 slow: setup
 	$(BIN)/pytest -m slow --timeout 3600
+
+# The documentation as pages in site/, which need no network: open site/index.html.
+docs: export NO_MKDOCS_2_WARNING = 1
+docs: setup
+	$(BIN)/mkdocs build --strict --quiet
 
 # Needs a CUDA device; without one every test in it is skipped.
 gpu-check: setup
@@ -74,4 +79,4 @@ image:
 	ops/image/build_and_try.sh
 
 clean:
-	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf .venv site .mypy_cache .ruff_cache .pytest_cache .hypothesis
