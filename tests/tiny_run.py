@@ -25,14 +25,20 @@ ENCODER = EncoderConfig(name="resnet18", stem="cifar", width=0.0625)
 STEP = 12
 
 
-def tiny_run(run_dir: Path, data: Path, head: HeadConfig | None = None, checkpoint_step: int = STEP) -> Path:
+def tiny_run(
+    run_dir: Path,
+    data: Path,
+    head: HeadConfig | None = None,
+    checkpoint_step: int = STEP,
+    encoder: EncoderConfig | None = None,
+) -> Path:
     """A run directory with configuration, encoder and one checkpoint, of views of 16 pixels, seed 3, 2 epochs."""
     run_dir.mkdir(parents=True)
     config = PretrainConfig(
         run_dir=str(run_dir),
         data=DataConfig(dir=str(data), canvas=32),
         views=ViewsConfig(size=16, reference="torchvision"),
-        encoder=ENCODER,
+        encoder=encoder or ENCODER,
         head=head or HeadConfig(dim=8, layers=3),
         schedule=ScheduleConfig(epochs=2, warmup_epochs=0),
         global_batch=16,
@@ -42,7 +48,7 @@ def tiny_run(run_dir: Path, data: Path, head: HeadConfig | None = None, checkpoi
     torch.manual_seed(1)
     model = SimCLR(config.encoder, config.head, config.views.size)
     description = EncoderDescription(
-        encoder=ENCODER,
+        encoder=config.encoder,
         image_size=16,
         mean=(0.0, 0.0, 0.0),
         std=(1.0, 1.0, 1.0),

@@ -1,56 +1,17 @@
 """ImageNet's official files: a tiny version of our own, and the small one where it is there."""
 
-import gzip
-import io
 import tarfile
 from pathlib import Path
 
-import numpy as np
 import pytest
-from raw_images import Tree, encoded, tar_bytes, write_tree
-from scipy.io import savemat
+from official_imagenet import TRAIN, VAL, VAL_IDS, WNIDS, official, unpacked
+from raw_images import encoded, tar_bytes, write_tree
 
 from pipelines.build.imagenet import imagenet_source
 from pipelines.build.sources import Source
 from pipelines.build_shards import main
 from pipelines.errors import DataError
 from pipelines.manifest import open_split, read_manifest
-
-# By ILSVRC2012_ID from 1 on; the last is an inner node of WordNet, without images.
-WNIDS = ("n03000000", "n01000000", "n02000000", "n00000001")
-VAL_IDS = (3, 1, 2, 3, 1)
-TRAIN = {f"train/{wnid}/{wnid}_{n}.JPEG": encoded(10 * k + n) for k, wnid in enumerate(WNIDS[:3]) for n in range(4)}
-VAL = {f"ILSVRC2012_val_{n:08d}.JPEG": encoded(90 + n) for n in range(1, 6)}
-
-
-def devkit() -> Tree:
-    fields = [("ILSVRC2012_ID", "O"), ("WNID", "O"), ("words", "O"), ("num_children", "O")]
-    rows = [(number, wnid, "word", int(number == 4)) for number, wnid in enumerate(WNIDS, 1)]
-    meta = io.BytesIO()
-    savemat(meta, {"synsets": np.array(rows, dtype=fields).reshape(-1, 1)})
-    truth = "".join(f"{number}\n" for number in VAL_IDS)
-    return {"data/meta.mat": meta.getvalue(), "data/ILSVRC2012_validation_ground_truth.txt": truth.encode()}
-
-
-def official(root: Path, train: Tree | None = None, val: Tree | None = None) -> Path:
-    """The three files; in the train tar classes and images are not in order."""
-    images = TRAIN if train is None else train
-    classes: dict[str, Tree] = {}
-    for name, content in reversed(images.items()):
-        _, wnid, file = name.split("/")
-        classes.setdefault(wnid, {})[file] = content
-    kit = {f"ILSVRC2012_devkit_t12/{name}": content for name, content in devkit().items()}
-    files = {
-        "ILSVRC2012_img_train.tar": tar_bytes({f"{wnid}.tar": tar_bytes(tree) for wnid, tree in classes.items()}),
-        "ILSVRC2012_img_val.tar": tar_bytes(VAL if val is None else val),
-        "ILSVRC2012_devkit_t12.tar.gz": gzip.compress(tar_bytes(kit)),
-    }
-    return write_tree(root, files)
-
-
-def unpacked(root: Path) -> Path:
-    kit = {f"ILSVRC2012_devkit_t12/{name}": content for name, content in devkit().items()}
-    return write_tree(root, {**TRAIN, **{f"val/{name}": content for name, content in VAL.items()}, **kit})
 
 
 def content(source: Source) -> dict[str, tuple[str, bytes]]:
