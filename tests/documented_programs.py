@@ -74,7 +74,7 @@ def check_arguments(program: Program, monkeypatch: pytest.MonkeyPatch) -> None:
     name, arguments = program.name.removesuffix(".py").replace("/", "."), list(program.arguments)
     if name == "ops.bench":
         name, arguments = f"ops.bench.{arguments[0]}", arguments[1:]
-    elif importlib.util.find_spec(name) and (ROOT / name.replace(".", "/")).is_dir():
+    elif (ROOT / name.replace(".", "/")).is_dir():
         name = f"{name}.__main__"
     module = _imported(name)
     with monkeypatch.context() as patch:
@@ -97,6 +97,13 @@ def check_arguments(program: Program, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def _imported(name: str) -> Any:
+    if name.startswith("examples."):  # in no package
+        spec = importlib.util.spec_from_file_location(name, ROOT / f"{name.replace('.', '/')}.py")
+        assert spec is not None
+        assert spec.loader is not None
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        return module
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", DeprecationWarning)  # of Grafana's SDK
