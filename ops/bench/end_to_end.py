@@ -33,7 +33,7 @@ from pipelines.errors import DataError
 from pipelines.manifest import open_split
 from pipelines.order import steps_per_epoch
 from train.arguments import parse
-from train.config import PretrainConfig
+from train.config import PretrainConfig, load_config
 from train.distributed import fail
 from train.errors import RunError
 
@@ -182,7 +182,7 @@ def learnt(config: EndToEndConfig, everyone: Sequence[Contestant]) -> dict[str, 
     for one in everyone:
         if one.call.endswith(":bound"):
             continue
-        output = Path(config.work).resolve() / "learnt" / f"{config.sha256()[:16]}" / one.name.replace(", ", "-")
+        output = learnt_directory(one, config.work)
         ends = [output / f"epoch-{epoch + 1:03d}" for epoch in range(config.schedule.epochs)]
         if not (ends[-1] / "clock.json").is_file():
             print(f"{one.name} learns", file=sys.stderr, flush=True)
@@ -199,6 +199,12 @@ def learnt(config: EndToEndConfig, everyone: Sequence[Contestant]) -> dict[str, 
                 continue
         report[one.name] = scored(ends, config.data.dir)
     return {"learnt": report}
+
+
+def learnt_directory(one: Contestant, work: str) -> Path:
+    """Where a contestant leaves what it learns: the same for the same run, however it is compared."""
+    run = load_config(Path(one.options["config"])).sha256()
+    return Path(work).resolve() / "learnt" / run[:16] / one.name.replace(", ", "-")
 
 
 def scored(ends: Sequence[Path], data: str) -> dict[str, Any]:

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from model.export import load_encoder
-from ops.bench.end_to_end import EndToEndConfig, contestants, lines, scored
+from ops.bench.end_to_end import EndToEndConfig, contestants, learnt_directory, lines, scored
 from ops.bench.memory import memory_bytes
 from ops.bench.training import learn, timed_updates
 from train.arguments import parse
@@ -35,6 +35,15 @@ def test_peers_run_in_their_precision_and_in_ours(shards: Path, tmp_path: Path) 
     files = sorted(Path(everyone[-1].options["files"]).iterdir())
     assert len(files) == 64
     assert len({path.read_bytes() for path in files}) == 64
+
+
+def test_what_is_learnt_is_found_again_however_it_is_compared(shards: Path, tmp_path: Path) -> None:
+    def directory(*flags: str) -> Path:
+        return learnt_directory(contestants(config_of(shards, tmp_path, *flags))[0], str(tmp_path))
+
+    once = directory("--only=lightly", "--repeats=1", "--learn=true")
+    assert directory("--only=torchvision", "--seconds=3") == once
+    assert directory("--schedule.epochs=3") != once
 
 
 @pytest.mark.parametrize("peer", ["torchvision", "solo_learn"])
