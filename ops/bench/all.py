@@ -15,11 +15,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from jsonargparse.typing import NonNegativeInt
+
 from ops.bench.page import draw, written
+from ops.bench.prepared import imagenet_canvases
 from ops.bench.tables import machine
 from train.arguments import parse
 from train.distributed import fail
 from train.errors import RunError
+
+_CANVAS = 256
+_LARGE = ("--encoder.name", "resnet18", "--global_batch", "64", "--precision", "bf16", "--seconds", "30")
+"""What makes of train/configs/imagenet.yaml a run whose updates take seconds on a few cores."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,6 +43,10 @@ class AllBenchConfig:
     """Where forms of the images, encoders and reports are kept."""
     peer_python: str = sys.executable
     """Interpreter in which the peers are installed."""
+    learn_epochs: NonNegativeInt = 6
+    """Of `learn`, the whole trainings that are scored, with a tenth of them for the warm-up; 0 leaves them out."""
+    learn_only: str = ""
+    """As `only` of `end_to_end`, for `learn`."""
     only: str = ""
     """Names of benchmarks, separated by commas; empty for all."""
     page: str = ""
@@ -49,7 +60,9 @@ def main(arguments: Sequence[str]) -> None:
     try:
         config = parse(AllBenchConfig, arguments, prog="bench all")
         asked = commands(config)
-        reports = {name: report for name, flags in asked.items() if (report := measured(name, flags, config.work))}
+        if "end_to_end_224" in asked:
+            imagenet_canvases(Path(config.imagenet).resolve(), Path(config.work).resolve(), _CANVAS)
+        reports = {name: report for name, command in asked.items() if (report := measured(name, command, config.work))}
         if config.page:
             page = Path(config.page)
             page.parent.mkdir(parents=True, exist_ok=True)
@@ -64,7 +77,7 @@ def main(arguments: Sequence[str]) -> None:
 
 
 def commands(config: AllBenchConfig) -> dict[str, list[str]]:
-    """Flags of each benchmark, by name.
+    """A benchmark and its flags, by the name of the report.
 
     Raises:
         RunError: no data are named, or a benchmark that does not exist.
@@ -73,17 +86,26 @@ def commands(config: AllBenchConfig) -> dict[str, list[str]]:
         raise RunError("data_dir: no data set named; build one with `python -m pipelines.build_shards`")
     run = ["--config", config.base, "--data.dir", config.data_dir]
     peers = ["--peer_python", config.peer_python]
-    raw = ["--imagenet", config.imagenet] if config.imagenet else []
     kept = ["--work", config.work]
+    raw = ["--imagenet", config.imagenet] if config.imagenet else []
     everything = {
-        "loader": ["--cifar", config.data_dir, *raw, *kept, *peers],
-        "augment": peers,
-        "loss": peers,
-        "lars": peers,
-        "step": run,
-        "end_to_end": [*run, *kept, *peers],
-        "scaling": run,
+        "loader": ["loader", "--cifar", config.data_dir, *raw, *kept, *peers],
+        "augment": ["augment", *peers],
+        "loss": ["loss", *peers],
+        "lars": ["lars", *peers],
+        "step": ["step", *run],
+        "scaling": ["scaling", *run],
+        "end_to_end": ["end_to_end", *run, *kept, *peers],
     }
+    if config.imagenet:
+        canvases = Path(config.work) / f"imagenet-{_CANVAS}"
+        run_on_canvases = ["--config", "train/configs/imagenet.yaml", "--data.dir", str(canvases), *_LARGE]
+        everything["end_to_end_224"] = ["end_to_end", *run_on_canvases, *kept, *peers]
+    if config.learn_epochs:
+        schedule = ["--schedule.epochs", f"{config.learn_epochs}"]
+        schedule += ["--schedule.warmup_epochs", f"{config.learn_epochs / 10:g}"]
+        some = ["--only", config.learn_only] if config.learn_only else []
+        everything["learn"] = ["end_to_end", *run, *schedule, "--learn", "true", *some, *kept, *peers]
     names = [name.strip() for name in config.only.split(",") if name.strip()] or list(everything)
     for name in names:
         if name not in everything:
@@ -91,15 +113,15 @@ def commands(config: AllBenchConfig) -> dict[str, list[str]]:
     return {name: everything[name] for name in names}
 
 
-def measured(name: str, flags: Sequence[str], work: str) -> dict[str, Any] | None:
+def measured(name: str, command: Sequence[str], work: str) -> dict[str, Any] | None:
     """A benchmark's report: the one that is kept, or a new one, which is kept then; None if it fails."""
     path = Path(work) / "reports" / f"{name}.json"
     if path.is_file():
         kept: dict[str, Any] = json.loads(path.read_text())
         return kept
     print(f"bench all: {name}", file=sys.stderr, flush=True)
-    command = [sys.executable, "-m", "ops.bench", name, *flags, "--json=true"]
-    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)  # noqa: S603  # our own module
+    asked = [sys.executable, "-m", "ops.bench", *command, "--json=true"]
+    done = subprocess.run(asked, stdout=subprocess.PIPE, text=True, check=False)  # noqa: S603  # our own module
     if done.returncode:
         print(f"bench all: {name} failed with exit status {done.returncode}", file=sys.stderr)
         return None

@@ -59,7 +59,7 @@ class EndToEndConfig(PretrainConfig):
     peer_python: str = sys.executable
     """Interpreter in which the peers are installed."""
     only: str = ""
-    """Run beside ours and the bound only those whose names contain one of these words, separated by commas."""
+    """Run beside ours and its bound only those whose names contain one of these words, separated by commas."""
     workers: NonNegativeInt = 0
     """Of the peers' DataLoaders; 0 takes one for each core."""
     repeats: PositiveInt = 3
@@ -118,7 +118,7 @@ def contestants(config: EndToEndConfig) -> list[Contestant]:
             for peer, distributions in _PEERS.items()
         ]
     words = [word.strip().lower() for word in config.only.split(",")]
-    return [*made[: len(ours)], *(peer for peer in made[len(ours) :] if any(word in peer.name for word in words))]
+    return [*made[:2], *(one for one in made[2:] if any(word in one.name for word in words))]
 
 
 def timed(config: EndToEndConfig, everyone: Sequence[Contestant]) -> dict[str, Any]:

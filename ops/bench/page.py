@@ -14,6 +14,8 @@ _UNITS = {
     "lars": "updates per CPU-second, one core",
     "step": "images per second, all cores",
     "end_to_end": "images per second, all cores",
+    "end_to_end_224": "images per second, all cores",
+    "learn": "top-1 of the test images in per cent, all cores",
 }
 
 
@@ -29,8 +31,8 @@ def written(reports: Mapping[str, Report], commands: Mapping[str, Sequence[str]]
     ]
     for name, report in reports.items():
         where = report["machine"]
-        flags = " ".join(commands[name])
-        lines += ["", f"## {name}", "", f"`python -m ops.bench {name} {flags}`", ""]
+        command = " ".join(commands[name])
+        lines += ["", f"## {name}", "", f"`python -m ops.bench {command}`", ""]
         gpus = ", ".join(where.get("gpus", [])) or "no GPU"
         lines += [
             f"{where['cpu']}, {where['cores']} cores, {gpus}, {where['date']}; {_UNITS.get(name, '')}".rstrip("; ")
@@ -40,6 +42,8 @@ def written(reports: Mapping[str, Report], commands: Mapping[str, Sequence[str]]
             lines += _table(entries)
         if name == "scaling":
             lines += ["", "```", *scaling.lines(report), "```"]
+        if "learnt" in report:
+            lines += ["", *_learnt(report["learnt"])]
         told = {title: line for title, line in report.get("sections", {}).items() if isinstance(line, str)}
         lines += [line for title, text in told.items() for line in ("", f"**{title}**: {text}")]
     return "\n".join(lines) + "\n"
@@ -97,4 +101,25 @@ def _table(entries: Mapping[str, Report]) -> list[str]:
         ratio = f"{entry['ratio']:.2f}" if "ratio" in entry else ""
         spread = f"{entry['lowest']:,.0f} to {entry['highest']:,.0f}{' (noisy)' if entry.get('noisy') else ''}"
         rows.append(f"| {name} | {versions} | {entry['median']:,.0f} | {spread} | {ratio} |")
+    return rows
+
+
+def _learnt(entries: Mapping[str, Report]) -> list[str]:
+    """Scores after each epoch and at the end, seconds to get there, and the memory of all processes."""
+    rows = [
+        "| contestant | kNN by epoch | linear | s/epoch | s to 45 % | s to 50 % | memory |",
+        "|---|---|" + "---:|" * 5,
+    ]
+    for name, entry in entries.items():
+        if "epochs" not in entry:
+            rows.append(f"| {name} | {entry['failure']} | | | | | |")
+            continue
+        epochs = entry["epochs"]
+        by_epoch = ", ".join(f"{100 * epoch['knn']:.1f}" for epoch in epochs)
+        reached = " | ".join(
+            "not reached" if seconds is None else f"{seconds:,.0f}" for seconds in entry["seconds_to"].values()
+        )
+        memory = f"{max(epoch['memory_bytes'] for epoch in epochs) / 1e9:.2f} GB"
+        each = epochs[-1]["seconds"] / len(epochs)
+        rows.append(f"| {name} | {by_epoch} | {100 * entry['linear']:.1f} | {each:,.0f} | {reached} | {memory} |")
     return rows

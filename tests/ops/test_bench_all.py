@@ -20,17 +20,34 @@ REPORTS: dict[str, dict[str, Any]] = {
         "machine": MACHINE,
         "rates": {"ours": OURS, "theirs, fp32": THEIRS, "gone": {"failure": "not installed (gone)"}},
     },
+    "learn": {
+        "machine": MACHINE,
+        "learnt": {
+            "ours": {
+                "epochs": [
+                    {"seconds": 90.0, "memory_bytes": 2e9, "knn": 0.40},
+                    {"seconds": 180.0, "memory_bytes": 1e9, "knn": 0.46},
+                ],
+                "knn": 0.46,
+                "linear": 0.48,
+                "seconds_to": {"0.45": 180.0, "0.5": None},
+            },
+            "gone": {"failure": "not installed (gone)"},
+        },
+    },
 }
 
 
 def test_the_page_has_every_number_with_its_command_machine_and_versions() -> None:
-    page = written(REPORTS, {name: ["--data.dir", "data/x"] for name in REPORTS}, "figure.png")
+    page = written(REPORTS, {name: [name, "--data.dir", "data/x"] for name in REPORTS}, "figure.png")
     assert "`python -m ops.bench loader --data.dir data/x`" in page
-    assert page.count("a processor, 2 cores, no GPU, 2026-01-01T00:00:00+00:00") == 3
+    assert page.count("a processor, 2 cores, no GPU, 2026-01-01T00:00:00+00:00") == 4
     assert page.count("| peer 1.0 | 100 | 90 to 110 (noisy) | 3.00 |") == 2
     assert "| gone | not installed (gone) | | | |" in page
     assert "| bound: views in memory | torch 2 | 300 | 290 to 310 | 0.96 |" in page
     assert "left out: no imagenet named" in page
+    assert "| ours | 40.0, 46.0 | 48.0 | 90 | 180 | not reached | 2.00 GB |" in page
+    assert "| gone | not installed (gone) | | | | | |" in page
 
 
 def test_reports_that_are_kept_are_not_measured_again_and_make_page_and_figure(
@@ -40,7 +57,8 @@ def test_reports_that_are_kept_are_not_measured_again_and_make_page_and_figure(
     for name, report in REPORTS.items():
         (tmp_path / "reports" / f"{name}.json").write_text(json.dumps(report))
     page = tmp_path / "docs" / "benchmarks.md"
-    main([f"--work={tmp_path}", "--data_dir=nowhere", "--only=loader,step,end_to_end", f"--page={page}", "--json=true"])
+    kept = f"--only={','.join(REPORTS)}"
+    main([f"--work={tmp_path}", "--data_dir=nowhere", kept, f"--page={page}", "--json=true"])
     told = json.loads(capsys.readouterr().out)
     assert {name: told[name] for name in REPORTS} == REPORTS
     assert "![How many times as fast ours is, by contestant](benchmarks.png)" in page.read_text()
@@ -49,8 +67,16 @@ def test_reports_that_are_kept_are_not_measured_again_and_make_page_and_figure(
 
 def test_every_benchmark_gets_its_data_and_peers() -> None:
     asked = commands(AllBenchConfig(data_dir="D", imagenet="I", peer_python="P", work="W"))
-    assert asked["loader"] == ["--cifar", "D", "--imagenet", "I", "--work", "W", "--peer_python", "P"]
-    assert asked["end_to_end"][2:4] == ["--data.dir", "D"]
+    assert asked["loader"] == ["loader", "--cifar", "D", "--imagenet", "I", "--work", "W", "--peer_python", "P"]
+    assert asked["end_to_end"][3:5] == ["--data.dir", "D"]
+    assert asked["end_to_end_224"][3:5] == ["--data.dir", "W/imagenet-256"]
+    assert " ".join(asked["learn"]).count("--schedule.epochs 6 --schedule.warmup_epochs 0.6 --learn true") == 1
+
+
+def test_what_lacks_its_data_or_is_not_wanted_is_left_out() -> None:
+    everything = commands(AllBenchConfig(data_dir="D", imagenet="I"))
+    less = commands(AllBenchConfig(data_dir="D", learn_epochs=0))
+    assert set(everything) - set(less) == {"end_to_end_224", "learn"}
 
 
 def test_a_benchmark_that_fails_is_told_and_left_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -26,7 +26,6 @@ def test_peers_run_in_their_precision_and_in_ours(shards: Path, tmp_path: Path) 
     assert [one.name for one in everyone] == [
         "ours",
         "bound: ours on views in memory",
-        "ours, fp32",
         "lightly, fp32",
         "torchvision, fp32",
         "lightly, bf16",
@@ -35,6 +34,13 @@ def test_peers_run_in_their_precision_and_in_ours(shards: Path, tmp_path: Path) 
     files = sorted(Path(everyone[-1].options["files"]).iterdir())
     assert len(files) == 64
     assert len({path.read_bytes() for path in files}) == 64
+
+
+def test_precision_is_a_word_to_choose_by(shards: Path, tmp_path: Path) -> None:
+    names = [one.name for one in contestants(config_of(shards, tmp_path, "--only=fp32"))]
+    assert names[:3] == ["ours", "bound: ours on views in memory", "ours, fp32"]
+    assert len(names) == 7
+    assert not any("bf16" in name for name in names)
 
 
 def test_what_is_learnt_is_found_again_however_it_is_compared(shards: Path, tmp_path: Path) -> None:
