@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from ops.bench import scaling
+from ops.bench.roofline import Roofline, roofline_lines
 
 Report = dict[str, Any]
 _UNITS = {
@@ -42,6 +43,10 @@ def written(reports: Mapping[str, Report], commands: Mapping[str, Sequence[str]]
             lines += _table(entries)
         if name == "scaling":
             lines += ["", "```", *scaling.lines(report), "```"]
+        if "roofline" in report:
+            limits = {key: value for key, value in report["roofline"].items() if key != "mfu"}
+            rate = report["whole step"]["median"]
+            lines += ["", "```", *roofline_lines(Roofline(**limits), rate), "```"]
         if "learnt" in report:
             lines += ["", *_learnt(report["learnt"])]
         told = {title: line for title, line in report.get("sections", {}).items() if isinstance(line, str)}

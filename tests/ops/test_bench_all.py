@@ -10,12 +10,19 @@ from ops.bench.page import written
 MACHINE = {"cpu": "a processor", "cores": 2, "date": "2026-01-01T00:00:00+00:00"}
 OURS = {"median": 300.0, "lowest": 290.0, "highest": 310.0, "versions": {"torch": "2"}}
 THEIRS = {"median": 100.0, "lowest": 90.0, "highest": 110.0, "versions": {"peer": "1.0"}, "ratio": 3.0, "noisy": True}
+LIMITS = {
+    "flops_per_image": 4e8,
+    "peak_flops": 4e11,
+    "view_bytes_per_image": 1e6,
+    "copy_bytes_per_second": 3e10,
+    "loader_images_per_second": 3000.0,
+}
 REPORTS: dict[str, dict[str, Any]] = {
     "loader": {
         "machine": MACHINE,
         "sections": {"32 px": {"ours": OURS, "theirs": THEIRS}, "256 px": "left out: no imagenet named"},
     },
-    "step": {"machine": MACHINE, "whole step": OURS, "bound": OURS, "ratio": 0.96},
+    "step": {"machine": MACHINE, "whole step": OURS, "bound": OURS, "ratio": 0.96, "roofline": LIMITS | {"mfu": 0.3}},
     "end_to_end": {
         "machine": MACHINE,
         "rates": {"ours": OURS, "theirs, fp32": THEIRS, "gone": {"failure": "not installed (gone)"}},
@@ -46,6 +53,8 @@ def test_the_page_has_every_number_with_its_command_machine_and_versions() -> No
     assert "| gone | not installed (gone) | | | |" in page
     assert "| bound: views in memory | torch 2 | 300 | 290 to 310 | 0.96 |" in page
     assert "left out: no imagenet named" in page
+    assert "a large product reaches 400 GFLOP/s: MFU 0.30" in page
+    assert "loader     3,000 images/s alone: 10.0 times a whole step's" in page
     assert "| ours | 40.0, 46.0 | 48.0 | 90 | 180 | not reached | 2.00 GB |" in page
     assert "| gone | not installed (gone) | | | | | |" in page
 
