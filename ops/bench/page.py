@@ -18,6 +18,7 @@ _UNITS = {
     "end_to_end_224": "images per second, all cores",
     "learn": "top-1 of the test images in per cent, all cores",
 }
+_NO_GPU = "Nothing here was measured on a GPU."
 
 
 def written(reports: Mapping[str, Report], commands: Mapping[str, Sequence[str]], figure: str) -> str:
@@ -26,7 +27,8 @@ def written(reports: Mapping[str, Report], commands: Mapping[str, Sequence[str]]
         "# Benchmarks",
         "",
         "Written by `python -m ops.bench all`. Contestants alternate, each in a process of its own; medians, and the",
-        "lowest and highest run. `ours/it`: how many times as fast ours is.",
+        "lowest and highest run. `ours/it`: how many times as fast ours is. Memory: the most that all processes held.",
+        *([] if any(report["machine"].get("gpus") for report in reports.values()) else ["", _NO_GPU]),
         "",
         f"![How many times as fast ours is, by contestant]({figure})",
     ]
@@ -97,15 +99,21 @@ def draw(reports: Mapping[str, Report], path: Path) -> None:
 
 
 def _table(entries: Mapping[str, Report]) -> list[str]:
-    rows = ["| contestant | versions | median | lowest to highest | ours/it |", "|---|---|---:|---:|---:|"]
+    memory = any("memory_bytes" in entry for entry in entries.values())
+    more = " memory |" if memory else ""
+    rows = [
+        f"| contestant | versions | median | lowest to highest | ours/it |{more}",
+        "|---|---|" + "---:|" * (3 + memory),
+    ]
     for name, entry in entries.items():
         if "median" not in entry:
-            rows.append(f"| {name} | {entry['failure']} | | | |")
+            rows.append(f"| {name} | {entry['failure']} | | | |{' |' if memory else ''}")
             continue
         versions = ", ".join(f"{key} {value}" for key, value in entry.get("versions", {}).items())
         ratio = f"{entry['ratio']:.2f}" if "ratio" in entry else ""
         spread = f"{entry['lowest']:,.0f} to {entry['highest']:,.0f}{' (noisy)' if entry.get('noisy') else ''}"
-        rows.append(f"| {name} | {versions} | {entry['median']:,.0f} | {spread} | {ratio} |")
+        held = f" {entry['memory_bytes'] / 1e9:.2f} GB |" if memory else ""
+        rows.append(f"| {name} | {versions} | {entry['median']:,.0f} | {spread} | {ratio} |{held}")
     return rows
 
 

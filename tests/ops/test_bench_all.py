@@ -25,7 +25,11 @@ REPORTS: dict[str, dict[str, Any]] = {
     "step": {"machine": MACHINE, "whole step": OURS, "bound": OURS, "ratio": 0.96, "roofline": LIMITS | {"mfu": 0.3}},
     "end_to_end": {
         "machine": MACHINE,
-        "rates": {"ours": OURS, "theirs, fp32": THEIRS, "gone": {"failure": "not installed (gone)"}},
+        "rates": {
+            "ours": OURS | {"memory_bytes": 2e9},
+            "theirs, fp32": THEIRS | {"memory_bytes": 3e9},
+            "gone": {"failure": "not installed (gone)"},
+        },
     },
     "learn": {
         "machine": MACHINE,
@@ -50,13 +54,21 @@ def test_the_page_has_every_number_with_its_command_machine_and_versions() -> No
     assert "`python -m ops.bench loader --data.dir data/x`" in page
     assert page.count("a processor, 2 cores, no GPU, 2026-01-01T00:00:00+00:00") == 4
     assert page.count("| peer 1.0 | 100 | 90 to 110 (noisy) | 3.00 |") == 2
-    assert "| gone | not installed (gone) | | | |" in page
+    assert "| peer 1.0 | 100 | 90 to 110 (noisy) | 3.00 | 3.00 GB |" in page
+    assert "| gone | not installed (gone) | | | | |" in page
     assert "| bound: views in memory | torch 2 | 300 | 290 to 310 | 0.96 |" in page
     assert "left out: no imagenet named" in page
     assert "a large product reaches 400 GFLOP/s: MFU 0.30" in page
     assert "loader     3,000 images/s alone: 10.0 times a whole step's" in page
     assert "| ours | 40.0, 46.0 | 48.0 | 90 | 180 | not reached | 2.00 GB |" in page
     assert "| gone | not installed (gone) | | | | | |" in page
+
+
+def test_the_page_says_whether_a_gpu_was_there() -> None:
+    commands_of = {"step": ["step"]}
+    none, one = REPORTS["step"], REPORTS["step"] | {"machine": MACHINE | {"gpus": ["a GPU"]}}
+    assert "Nothing here was measured on a GPU." in written({"step": none}, commands_of, "figure.png")
+    assert "Nothing here was measured on a GPU." not in written({"step": one}, commands_of, "figure.png")
 
 
 def test_reports_that_are_kept_are_not_measured_again_and_make_page_and_figure(
