@@ -3,17 +3,25 @@
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 CHUNK_BYTES = 64_000_000
 
 
 def write(files: str, output: str) -> None:
-    """Make chunks of the files' bytes as they are."""
-    import litdata
+    """Make chunks of the files' bytes as they are.
 
-    paths = sorted(str(path) for path in Path(files).iterdir())
-    litdata.optimize(_opened, paths, output, chunk_bytes=CHUNK_BYTES, num_workers=1, verbose=False)
+    LitData empties its cache directories first, which are `data` and `chunks` in the system's temporary directory,
+    whoever's they are: it gets its own.
+    """
+    with TemporaryDirectory(dir=Path(output).parent) as cache:
+        os.environ["DATA_OPTIMIZER_CACHE_FOLDER"] = f"{cache}/chunks"
+        os.environ["DATA_OPTIMIZER_DATA_CACHE_FOLDER"] = f"{cache}/data"
+        import litdata
+
+        paths = sorted(str(path) for path in Path(files).iterdir())
+        litdata.optimize(_opened, paths, output, chunk_bytes=CHUNK_BYTES, num_workers=1, verbose=False)
 
 
 def decoded(chunks: str, batch: int) -> Iterator[Any]:

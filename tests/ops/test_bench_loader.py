@@ -7,13 +7,14 @@ from collections.abc import Iterator
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pytest
 
-from ops.bench import building, contestant, limits, ours, peer_dali, peer_torchvision, peer_webdataset
+from ops.bench import building, contestant, limits, ours, peer_dali, peer_litdata, peer_torchvision, peer_webdataset
 from ops.bench.measure import Answer, BenchConfig, Contestant, Outcome, compare, measure, run_alone, summary
 from ops.bench.prepared import Images, build_shards, prepare
 from ops.bench.tables import ratios, show, table
@@ -243,3 +244,19 @@ def _png() -> bytes:
     from pipelines.build.images import encode_png
 
     return encode_png(np.full((8, 8, 3), 7, np.uint8))
+
+
+def test_litdata_gets_caches_of_its_own_since_it_empties_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    caches = {}
+
+    def optimize(*_: Any, **__: Any) -> None:
+        for name in ("DATA_OPTIMIZER_CACHE_FOLDER", "DATA_OPTIMIZER_DATA_CACHE_FOLDER"):
+            caches[name] = Path(os.environ[name])
+
+    for name in ("DATA_OPTIMIZER_CACHE_FOLDER", "DATA_OPTIMIZER_DATA_CACHE_FOLDER"):
+        monkeypatch.setenv(name, "elsewhere")
+    monkeypatch.setitem(sys.modules, "litdata", SimpleNamespace(optimize=optimize))
+    (tmp_path / "files").mkdir()
+    peer_litdata.write(str(tmp_path / "files"), str(tmp_path / "chunks"))
+    assert len(set(caches.values())) == 2
+    assert all(cache.parent.parent == tmp_path and not cache.parent.exists() for cache in caches.values())
