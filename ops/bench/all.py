@@ -8,6 +8,7 @@ while it is there; remove it, or name another `work`, to have it anew. A benchma
 """
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -17,6 +18,7 @@ from typing import Any
 
 from jsonargparse.typing import NonNegativeInt
 
+from ops.bench.measure import ALLOCATOR
 from ops.bench.page import draw, written
 from ops.bench.prepared import imagenet_canvases
 from ops.bench.tables import machine
@@ -121,7 +123,9 @@ def measured(name: str, command: Sequence[str], work: str) -> dict[str, Any] | N
         return kept
     print(f"bench all: {name}", file=sys.stderr, flush=True)
     asked = [sys.executable, "-m", "ops.bench", *command, "--json=true"]
-    done = subprocess.run(asked, stdout=subprocess.PIPE, text=True, check=False)  # noqa: S603  # our own module
+    done = subprocess.run(  # noqa: S603  # our own module
+        asked, stdout=subprocess.PIPE, text=True, check=False, env={**os.environ, **ALLOCATOR}
+    )
     if done.returncode:
         print(f"bench all: {name} failed with exit status {done.returncode}", file=sys.stderr)
         return None

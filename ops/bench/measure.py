@@ -22,11 +22,12 @@ from jsonargparse.typing import ClosedUnitInterval, NonNegativeFloat, NonNegativ
 
 _ROOT = Path(__file__).resolve().parents[2]
 _LONGEST_SECONDS = 900
-# One thread each, and the allocator's settings of the Makefile, for contestants alike.
+ALLOCATOR = {"MALLOC_MMAP_THRESHOLD_": "1073741824", "MALLOC_TRIM_THRESHOLD_": "4294967296"}
+"""glibc's settings of the Makefile, for contestants alike."""
+# One thread each.
 _ENVIRONMENT = {
+    **ALLOCATOR,
     "OMP_NUM_THREADS": "1",
-    "MALLOC_MMAP_THRESHOLD_": "1073741824",
-    "MALLOC_TRIM_THRESHOLD_": "4294967296",
     "PYTHONSAFEPATH": "1",
     "PYTHONPATH": str(_ROOT),
 }
