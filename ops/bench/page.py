@@ -21,16 +21,17 @@ _UNITS = {
 _NO_GPU = "Nothing here was measured on a GPU."
 
 
-def written(reports: Mapping[str, Report], commands: Mapping[str, Sequence[str]], figure: str) -> str:
-    """The page."""
+def written(reports: Mapping[str, Report], commands: Mapping[str, Sequence[str]], stem: str) -> str:
+    """The page; `stem` is the name of figure and JSON beside it, without ending."""
     lines = [
         "# Benchmarks",
         "",
         "Written by `python -m ops.bench all`. Contestants alternate, each in a process of its own; medians, and the",
         "lowest and highest run. `ours/it`: how many times as fast ours is. Memory: the most that all processes held.",
+        f"[{stem}.json]({stem}.json) has every number.",
         *([] if any(report["machine"].get("gpus") for report in reports.values()) else ["", _NO_GPU]),
         "",
-        f"![How many times as fast ours is, by contestant]({figure})",
+        f"![How many times as fast ours is, by contestant]({stem}.png)",
     ]
     for name, report in reports.items():
         where = report["machine"]
@@ -120,13 +121,15 @@ def _table(entries: Mapping[str, Report]) -> list[str]:
 
 def _learnt(entries: Mapping[str, Report]) -> list[str]:
     """Scores after each epoch and at the end, seconds to get there, and the memory of all processes."""
+    wanted = list(next((entry["seconds_to"] for entry in entries.values() if "epochs" in entry), {}))
+    times = "".join(f" s to {float(top1):.0%} |".replace("%", " %") for top1 in wanted)
     rows = [
-        "| contestant | kNN by epoch | linear | s/epoch | s to 45 % | s to 50 % | memory |",
-        "|---|---|" + "---:|" * 5,
+        f"| contestant | kNN by epoch | linear | s/epoch | memory |{times}",
+        "|---|---|" + "---:|" * (3 + len(wanted)),
     ]
     for name, entry in entries.items():
         if "epochs" not in entry:
-            rows.append(f"| {name} | {entry['failure']} | | | | | |")
+            rows.append(f"| {name} | {entry['failure']} | | | |{' |' * len(wanted)}")
             continue
         epochs = entry["epochs"]
         by_epoch = ", ".join(f"{100 * epoch['knn']:.1f}" for epoch in epochs)
@@ -135,5 +138,5 @@ def _learnt(entries: Mapping[str, Report]) -> list[str]:
         )
         memory = f"{max(epoch['memory_bytes'] for epoch in epochs) / 1e9:.2f} GB"
         each = epochs[-1]["seconds"] / len(epochs)
-        rows.append(f"| {name} | {by_epoch} | {100 * entry['linear']:.1f} | {each:,.0f} | {reached} | {memory} |")
+        rows.append(f"| {name} | {by_epoch} | {100 * entry['linear']:.1f} | {each:,.0f} | {memory} | {reached} |")
     return rows

@@ -50,7 +50,7 @@ REPORTS: dict[str, dict[str, Any]] = {
 
 
 def test_the_page_has_every_number_with_its_command_machine_and_versions() -> None:
-    page = written(REPORTS, {name: [name, "--data.dir", "data/x"] for name in REPORTS}, "figure.png")
+    page = written(REPORTS, {name: [name, "--data.dir", "data/x"] for name in REPORTS}, "page")
     assert "`python -m ops.bench loader --data.dir data/x`" in page
     assert page.count("a processor, 2 cores, no GPU, 2026-01-01T00:00:00+00:00") == 4
     assert page.count("| peer 1.0 | 100 | 90 to 110 (noisy) | 3.00 |") == 2
@@ -60,15 +60,16 @@ def test_the_page_has_every_number_with_its_command_machine_and_versions() -> No
     assert "left out: no imagenet named" in page
     assert "a large product reaches 400 GFLOP/s: MFU 0.30" in page
     assert "loader     3,000 images/s alone: 10.0 times a whole step's" in page
-    assert "| ours | 40.0, 46.0 | 48.0 | 90 | 180 | not reached | 2.00 GB |" in page
+    assert "| s/epoch | memory | s to 45 % | s to 50 % |" in page
+    assert "| ours | 40.0, 46.0 | 48.0 | 90 | 2.00 GB | 180 | not reached |" in page
     assert "| gone | not installed (gone) | | | | | |" in page
 
 
 def test_the_page_says_whether_a_gpu_was_there() -> None:
     commands_of = {"step": ["step"]}
     none, one = REPORTS["step"], REPORTS["step"] | {"machine": MACHINE | {"gpus": ["a GPU"]}}
-    assert "Nothing here was measured on a GPU." in written({"step": none}, commands_of, "figure.png")
-    assert "Nothing here was measured on a GPU." not in written({"step": one}, commands_of, "figure.png")
+    assert "Nothing here was measured on a GPU." in written({"step": none}, commands_of, "page")
+    assert "Nothing here was measured on a GPU." not in written({"step": one}, commands_of, "page")
 
 
 def test_reports_that_are_kept_are_not_measured_again_and_make_page_and_figure(
@@ -83,7 +84,9 @@ def test_reports_that_are_kept_are_not_measured_again_and_make_page_and_figure(
     told = json.loads(capsys.readouterr().out)
     assert {name: told[name] for name in REPORTS} == REPORTS
     assert "![How many times as fast ours is, by contestant](benchmarks.png)" in page.read_text()
+    assert "[benchmarks.json](benchmarks.json)" in page.read_text()
     assert page.with_suffix(".png").read_bytes().startswith(b"\x89PNG")
+    assert json.loads(page.with_suffix(".json").read_text()) == REPORTS
 
 
 def test_every_benchmark_gets_its_data_and_peers() -> None:
