@@ -5,7 +5,7 @@
 
 Each is a process of its own. What one printed as JSON is kept in WORK/reports/NAME.json, and is not measured again
 while it is there; remove it, or name another `work`, to have it anew. A benchmark that fails is told and left out.
-The page comes with a figure, and with the reports as JSON, from which it was written.
+The page comes with figures, and with the reports as JSON, from which it was written.
 """
 
 import json
@@ -20,7 +20,7 @@ from typing import Any
 from jsonargparse.typing import NonNegativeInt
 
 from ops.bench.measure import ALLOCATOR
-from ops.bench.page import draw, written
+from ops.bench.page import draw, draw_learnt, written
 from ops.bench.prepared import imagenet_canvases
 from ops.bench.tables import machine
 from train.arguments import parse
@@ -57,7 +57,7 @@ class AllBenchConfig:
     only: str = ""
     """Names of benchmarks, separated by commas; empty for all."""
     page: str = ""
-    """Markdown file to write, with a figure and the reports as JSON beside it."""
+    """Markdown file to write, with figures and the reports as JSON beside it."""
     json: bool = False
     """Print all reports as one JSON object."""
 
@@ -74,6 +74,8 @@ def main(arguments: Sequence[str]) -> None:
             page = Path(config.page)
             page.parent.mkdir(parents=True, exist_ok=True)
             draw(reports, page.with_suffix(".png"))
+            if "learn" in reports:
+                draw_learnt(reports["learn"], page.with_name(f"{page.stem}-learn.png"))
             page.with_suffix(".json").write_text(json.dumps(reports, indent=1) + "\n")
             page.write_text(written(reports, asked, page.stem))
     except RunError as error:

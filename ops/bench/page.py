@@ -51,7 +51,7 @@ def written(reports: Mapping[str, Report], commands: Mapping[str, Sequence[str]]
             rate = report["whole step"]["median"]
             lines += ["", "```", *roofline_lines(Roofline(**limits), rate), "```"]
         if "learnt" in report:
-            lines += ["", *_learnt(report["learnt"])]
+            lines += ["", *_learnt(report["learnt"]), "", f"![kNN top-1 by seconds of training]({stem}-{name}.png)"]
         told = {title: line for title, line in report.get("sections", {}).items() if isinstance(line, str)}
         lines += [line for title, text in told.items() for line in ("", f"**{title}**: {text}")]
     return "\n".join(lines) + "\n"
@@ -97,6 +97,27 @@ def draw(reports: Mapping[str, Report], path: Path) -> None:
     axes.axvline(1, color="black", linewidth=0.8)
     axes.tick_params(axis="y", labelsize=7)
     axes.set_xlabel("speed of ours over that of the contestant")
+    figure.savefig(path, dpi=120)
+
+
+def draw_learnt(report: Report, path: Path) -> None:
+    """Draw kNN top-1 after each epoch over the seconds of training until then."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7, 4), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
+    for name, entry in report["learnt"].items():
+        if "epochs" in entry:
+            seconds = [epoch["seconds"] for epoch in entry["epochs"]]
+            top1 = [100 * epoch["knn"] for epoch in entry["epochs"]]
+            axes.plot(seconds, top1, marker="o", linewidth=2.5 if name == "ours" else 1.2, label=name)
+    axes.set_xlim(left=0)
+    axes.set_xlabel("seconds of training")
+    axes.set_ylabel("kNN top-1 of the test images, per cent")
+    axes.grid(alpha=0.3)
+    axes.legend()
     figure.savefig(path, dpi=120)
 
 

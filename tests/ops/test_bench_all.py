@@ -85,7 +85,9 @@ def test_reports_that_are_kept_are_not_measured_again_and_make_page_and_figure(
     assert {name: told[name] for name in REPORTS} == REPORTS
     assert "![How many times as fast ours is, by contestant](benchmarks.png)" in page.read_text()
     assert "[benchmarks.json](benchmarks.json)" in page.read_text()
-    assert page.with_suffix(".png").read_bytes().startswith(b"\x89PNG")
+    assert "](benchmarks-learn.png)" in page.read_text()
+    for figure in ("benchmarks.png", "benchmarks-learn.png"):
+        assert (page.parent / figure).read_bytes().startswith(b"\x89PNG")
     assert json.loads(page.with_suffix(".json").read_text()) == REPORTS
 
 
