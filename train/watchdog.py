@@ -68,7 +68,10 @@ class Watchdog:
     def at_step(self, step: int) -> None:
         """The run has come so far; the next step may take as long as a step may."""
         self._step, self._since, self._dumped = step, time.monotonic(), False
+        shorter = self._limit_name != "timeouts.step_seconds"
         self._limit, self._limit_name = self._timeouts.step_seconds, "timeouts.step_seconds"
+        if shorter:
+            self._set_timer()  # the thread may not run again
 
     def allow_startup_time(self) -> None:
         """What follows is no step and may take as long as the start."""
@@ -115,9 +118,13 @@ class Watchdog:
             self._number += 1
             self._store.set(f"beat/{self._ranks.rank}", json.dumps([self._number, self._step, _place()]))
 
+    def _set_timer(self) -> None:
+        """End the process when that time has passed without another call."""
+        faulthandler.dump_traceback_later(self._limit + self._timeouts.stack_seconds, exit=True, file=_STDERR)
+
     def _watch(self) -> None:
         while not self._end.wait(_BEAT_SECONDS):
-            faulthandler.dump_traceback_later(self._limit + self._timeouts.stack_seconds, exit=True, file=_STDERR)
+            self._set_timer()
             try:
                 self._send_beat()
             except RuntimeError:  # the launcher is gone; the next collective, or the time limit, will tell
