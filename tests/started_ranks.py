@@ -44,6 +44,16 @@ class StartedRanks:
             assert all(process.poll() is None for process in self.processes), self.ends()
             time.sleep(0.02)
 
+    def wait_until_they_listen(self, number: int) -> None:
+        """Until every rank has a handler for a signal: in a hexadecimal mask, as Linux tells it."""
+        for process in self.processes:
+            caught = ""
+            while not caught or not int(caught, 16) >> (number - 1) & 1:
+                assert process.poll() is None, self.ends()
+                time.sleep(0.02)
+                lines = Path(f"/proc/{process.pid}/status").read_text().splitlines()
+                caught = next(line.partition(":")[2] for line in lines if line.startswith("SigCgt"))
+
     def wait_for_step(self, step: int) -> None:
         """Until every rank has made so many steps."""
         for rank in range(len(self.processes)):

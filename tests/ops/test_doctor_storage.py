@@ -79,7 +79,7 @@ def test_samples_that_the_kernel_was_asked_to_forget_are_not_in_memory(split: Sp
     if after == 1:
         pytest.skip("this file system keeps what it has")
     assert after is not None
-    assert after < 0.5
+    assert after < (0.5 if whole_files else 0.8)  # pages that the kernel keeps together go only as a whole
 
 
 def test_shards_are_copied_at_the_pace_of_the_source(shards: Path, tmp_path: Path) -> None:

@@ -68,9 +68,9 @@ def test_a_second_signal_ends_a_run_at_once_whatever_it_waits_for_and_leaves_its
 
 def test_a_signal_before_the_first_step_ends_a_run_that_has_nothing_to_save(shards: Path, tmp_path: Path) -> None:
     ranks = start_ranks("", tmp_path, shards, [[]], world_size=2)  # waits for the other one
-    time.sleep(6)
+    ranks.wait_until_they_listen(signal.SIGTERM)
     ranks.signal(signal.SIGTERM)
-    ((status, error),) = ranks.ends(seconds=10)
+    ((status, error),) = ranks.ends(seconds=30)
     assert status == EX_TEMPFAIL
     assert "SIGTERM before the first step" in error
     assert not (tmp_path / "run").exists()
