@@ -12,7 +12,6 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim import Optimizer
 
-from eval.training_config import Precision
 from model.collectives import rank
 from model.description import EncoderDescription
 from model.encoder import is_stochastic
@@ -48,7 +47,7 @@ class Recipe:
     """Share of a batch in the running statistics; None leaves the network's own, 0.1."""
     views: ViewsConfig
     """Of which the first view of each image is learnt from."""
-    precision: Precision = "bf16"
+    precision: Literal["fp32", "bf16"] = "bf16"
     """Of the encoder's forward and backward."""
     seed: int
     """Of order, views and dropout, in [0, 2^64)."""

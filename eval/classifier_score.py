@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from eval.classifier import Classifier
 from eval.classifier_file import Progress, forget_progress
@@ -13,6 +13,8 @@ from eval.errors import EvaluationError
 from eval.evaluation import Evaluation
 from eval.results import Score
 from eval.scores import Answer, ScoreBook, Task
+from eval.training_config import Precision
+from model.native_precision import native_precision
 from pipelines.config import DataConfig, ViewsConfig
 from pipelines.label_subsets import balanced_subset, listed_subset, take
 from pipelines.manifest import SplitIndex
@@ -88,6 +90,11 @@ def crop_flip_views(evaluation: Evaluation) -> ViewsConfig:
         run = evaluation.subject.run.views
         views = ViewsConfig(size=run.size, engine=run.engine, reference=run.reference, interpolation=run.interpolation)
     return replace(views, jitter_probability=0.0, grayscale_probability=0.0, blur_probability=0.0)
+
+
+def precision_of(evaluation: Evaluation, asked: Precision) -> Literal["fp32", "bf16"]:
+    """The one that is asked for, or what `auto` comes to on the device."""
+    return native_precision(evaluation.device.type) if asked == "auto" else asked
 
 
 def reading_of(evaluation: Evaluation, split: SplitIndex) -> DataConfig:

@@ -18,6 +18,7 @@ from eval.classifier_score import (
     own_encoder,
     part_of_labels,
     percent,
+    precision_of,
     reading_of,
     score_classifier,
 )
@@ -61,7 +62,7 @@ def _score(evaluation: Evaluation, book: ScoreBook, fraction: float, list_file: 
         peak_lr=peak_lr,
         optimizer="sgd" if config.recipe == "v1" else "lars",
         views=crop_flip_views(evaluation),
-        precision=config.precision,
+        precision=precision_of(evaluation, config.precision),
         seed=evaluation.seed,
     )
     training = Training(

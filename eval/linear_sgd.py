@@ -6,7 +6,7 @@ as it is, BatchNorm's statistics included. `linear` reaches about the same numbe
 
 from eval.classifier import Classifier, Recipe
 from eval.classifier_run import Training, fitting_batch
-from eval.classifier_score import crop_flip_views, own_encoder, reading_of, score_classifier
+from eval.classifier_score import crop_flip_views, own_encoder, precision_of, reading_of, score_classifier
 from eval.evaluation import Evaluation
 from eval.scores import ScoreBook, Task
 from pipelines.order import steps_per_epoch
@@ -28,7 +28,7 @@ def score_linear_sgd(evaluation: Evaluation, book: ScoreBook) -> None:
         peak_lr=config.base_lr * batch / 256,
         frozen=True,
         views=crop_flip_views(evaluation),
-        precision=config.precision,
+        precision=precision_of(evaluation, config.precision),
         seed=evaluation.seed,
     )
     training = Training(

@@ -7,6 +7,7 @@ from eval.classifier_score import (
     own_encoder,
     part_of_labels,
     percent,
+    precision_of,
     reading_of,
     score_classifier,
 )
@@ -49,7 +50,7 @@ def _score(
         warmup_steps=round(config.warmup_share * steps),
         weight_decay=config.weight_decay,
         views=views,
-        precision=config.precision,
+        precision=precision_of(evaluation, config.precision),
         seed=evaluation.seed,
     )
     training = Training(

@@ -6,7 +6,8 @@ from typing import Literal
 
 from jsonargparse.typing import NonNegativeFloat, PositiveFloat, PositiveInt
 
-Precision = Literal["bf16", "fp32"]
+Precision = Literal["auto", "bf16", "fp32"]
+"""auto: bf16 on GPUs and on CPUs with instructions for it, fp32 on other CPUs."""
 Fractions = tuple[float, ...]
 
 
@@ -20,7 +21,7 @@ class LinearSgdConfig:
     """Images per update over all ranks; 4096 in the paper, for ImageNet."""
     base_lr: PositiveFloat = 0.1
     """Times batch / 256; then half a cosine to 0, without warm-up."""
-    precision: Precision = "bf16"
+    precision: Precision = "auto"
     """Of the encoder's forward; the classifier is float32."""
 
 
@@ -44,7 +45,7 @@ class FinetuneConfig:
     base_lr: PositiveFloat | None = None
     """Of v1 times batch / 256, 0.05 if unset; of v2 times the root of batch, 0.005 if unset. No warm-up; half a cosine
     to 0."""
-    precision: Precision = "bf16"
+    precision: Precision = "auto"
     """Of the encoder; the classifier is float32."""
 
     def __post_init__(self) -> None:
@@ -97,7 +98,7 @@ class SupervisedConfig:
     """Part of all updates in which the rate rises from 0. Goyal et al.: 5 of 90 epochs."""
     weight_decay: NonNegativeFloat = 1e-4
     """L2 strength; biases and norms are exempt. Goyal et al.: 1e-4."""
-    precision: Precision = "bf16"
+    precision: Precision = "auto"
     """Of the encoder; the classifier is float32."""
 
     def __post_init__(self) -> None:
@@ -147,7 +148,7 @@ class TransferConfig:
     """To choose from on a tenth of train that is held out. The paper: 7 from 0.0001 to 0.1, evenly on a log scale."""
     weight_decays: str = "0"
     """Likewise; divided by the learning rate, as in the paper: 0, and 7 from 1e-6 to 1e-3."""
-    precision: Precision = "bf16"
+    precision: Precision = "auto"
     """Of the encoder; the classifier is float32."""
 
     def __post_init__(self) -> None:

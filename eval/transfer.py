@@ -20,6 +20,7 @@ from eval.classifier_score import (
     crop_flip_views,
     details_of,
     own_encoder,
+    precision_of,
     reading_of,
     training_directory,
 )
@@ -188,7 +189,7 @@ def _training(evaluation: Evaluation, target: Target, batch: int, rate: float, d
         weight_decay=decay / rate,  # appendix B.8.1: "we divide these values of weight decay by the learning rate"
         batchnorm_momentum=_batchnorm_momentum(len(train), batch),
         views=crop_flip_views(evaluation),
-        precision=config.precision,
+        precision=precision_of(evaluation, config.precision),
         seed=evaluation.seed,
     )
     return Training(

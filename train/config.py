@@ -10,6 +10,7 @@ from typing import Any, Literal
 from jsonargparse.typing import ClosedUnitInterval, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 
 from model.config import EncoderConfig, HeadConfig, LossConfig
+from model.native_precision import native_precision
 from pipelines.config import DataConfig, ViewsConfig
 
 
@@ -186,8 +187,10 @@ class PretrainConfig:
     """global: statistics over all ranks. local: of each rank. auto: global, but local with micro_batch."""
     seed: NonNegativeInt = 0
     """Of initial weights, order and views."""
-    precision: Literal["fp32", "bf16", "fp16"] = "bf16"
-    """Of the encoder's and head's forward and backward; views and loss are float32. fp16 needs CUDA."""
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    """Of the encoder's and head's forward and backward; views and loss are float32. fp16 needs CUDA. auto: bf16 on GPUs
+    and on CPUs with instructions for it, fp32 on other CPUs, which emulate bf16 several times as slowly; the run
+    keeps what it came to."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """auto: CUDA where there is one."""
     cpu_threads: NonNegativeInt = 0
@@ -214,6 +217,8 @@ class PretrainConfig:
     """Stop when the run has made this many updates in all; the schedule does not change."""
 
     def __post_init__(self) -> None:
+        if self.precision == "auto":
+            object.__setattr__(self, "precision", native_precision(self.device))
         if self.global_batch < 2:
             raise ValueError("global_batch = 1: one image has no negatives; use at least 2")
         if self.seed >= 2**64:

@@ -1,17 +1,22 @@
 """The processes of a run: what was asked of launcher and hardware is what there is, or one line says what is not."""
 
+import logging
 import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
+from model.native_precision import native_precision
 from train.compiler_check import refuse_without_compiler
 from train.config import PretrainConfig
 from train.errors import RunError
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
+
+
+logger = logging.getLogger(__name__)
 
 
 def share_cores() -> None:
@@ -101,6 +106,8 @@ def make_accelerator(config: PretrainConfig) -> "Accelerator":
         raise RunError("nvtx = true: needs CUDA; on the CPU use profile, whose trace shows the stages as well")
     if config.precision == "fp16" and on_cpu:
         raise RunError("precision = fp16: needs CUDA; use bf16 or fp32 on the CPU")
+    if config.precision == "bf16" and on_cpu and native_precision("cpu") != "bf16":
+        logger.warning("precision = bf16: this CPU has no instructions for it; fp32 is several times as fast here")
     refuse_without_compiler(config, on_cpu=on_cpu)
     threads = config.cpu_threads or max(1, len(os.sched_getaffinity(0)) // ranks_on_node())
     os.environ.setdefault("OMP_NUM_THREADS", str(threads))  # or Accelerate takes a number of its own, and says so

@@ -19,6 +19,7 @@ from typing import Any
 
 from jsonargparse.typing import NonNegativeInt
 
+from model.native_precision import native_precision
 from ops.bench.measure import ALLOCATOR
 from ops.bench.page import draw, draw_learnt, written
 from ops.bench.prepared import imagenet_canvases
@@ -29,9 +30,8 @@ from train.errors import RunError
 
 _CANVAS = 256
 _LARGE = (
-    *("--encoder.name", "resnet18", "--global_batch", "64", "--precision", "bf16"),
+    *("--encoder.name", "resnet18", "--global_batch", "64", "--seconds", "30"),
     *("--views.reference", "torchvision", "--views.interpolation", "bilinear"),
-    *("--only", "bf16", "--seconds", "30"),
 )
 """What makes of train/configs/imagenet.yaml a run whose updates take seconds on a few cores, with the peers' views."""
 
@@ -110,7 +110,8 @@ def commands(config: AllBenchConfig) -> dict[str, list[str]]:
     if config.imagenet:
         canvases = Path(config.work) / f"imagenet-{_CANVAS}"
         run_on_canvases = ["--config", "train/configs/imagenet.yaml", "--data.dir", str(canvases), *_LARGE]
-        everything["end_to_end_224"] = ["end_to_end", *run_on_canvases, *kept, *peers]
+        ours = ["--only", native_precision("auto")]
+        everything["end_to_end_224"] = ["end_to_end", *run_on_canvases, *ours, *kept, *peers]
     if config.learn_epochs:
         schedule = ["--schedule.epochs", f"{config.learn_epochs}"]
         schedule += ["--schedule.warmup_epochs", f"{config.learn_epochs / 10:g}"]

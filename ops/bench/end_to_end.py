@@ -45,7 +45,7 @@ _PEERS = {
     "torchvision": ("timm", *_TORCH),
 }
 """Peers, and the distributions whose versions are told."""
-Precision = Literal["fp32", "bf16", "fp16"]
+Precision = Literal["auto", "fp32", "bf16", "fp16"]
 _TOP1 = (0.45, 0.5)
 _LONGEST_SECONDS = 24 * 3600.0
 

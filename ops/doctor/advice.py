@@ -4,6 +4,7 @@ import math
 import os
 from collections.abc import Iterator
 
+from model.native_precision import native_precision
 from ops.doctor.config import DoctorConfig
 from ops.doctor.diagnosis import STARVED_SHARE
 from ops.doctor.examine import Findings
@@ -138,8 +139,12 @@ def _on_transfer(config: DoctorConfig, split: SplitIndex, findings: Findings) ->
 
 def _on_step(config: DoctorConfig, findings: Findings) -> Iterator[str]:
     on_cuda = findings.device == "cuda"
+    knows_bf16 = native_precision(findings.device) == "bf16"
+    if config.precision == "bf16" and not knows_bf16:
+        yield "precision = fp32: this CPU has no instructions for bf16 and emulates it, several times as slowly"
     if config.precision == "fp32":
-        yield "precision = bf16: half the memory traffic; ResNets ran 2.4 times as fast with it on CPUs that know bf16"
+        if knows_bf16:
+            yield "precision = bf16: half the memory traffic; ResNets ran 2.4 times as fast with it on such CPUs"
         if on_cuda and not config.tf32:
             yield "tf32 = true: if it has to be fp32, inputs of its products rounded to 10 bits"
     elif config.channels_last is False:

@@ -10,6 +10,7 @@ from importlib.metadata import PackageNotFoundError, metadata, requires, version
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 
+from model.native_precision import native_precision
 from ops.doctor.config import DoctorConfig
 from ops.doctor.finding import Finding, doubtful, fine, wrong
 from ops.doctor.hardware import driver_version
@@ -97,6 +98,9 @@ def check_device(config: DoctorConfig) -> list[Finding]:
                 wrong("device", f"local rank {local_rank}, but {count} CUDA devices; start fewer ranks on this node")
             ]
         return [fine("device", f"{torch.cuda.get_device_name(local_rank)}, driver {driver or 'unknown'}")]
+    if config.precision == "bf16" and native_precision("cpu") != "bf16":
+        what = "precision = bf16: this CPU has no instructions for it; fp32 is several times as fast"
+        return [doubtful("device", what)]
     return [fine("device", f"CPU, {len(os.sched_getaffinity(0))} cores; no GPU is used")]
 
 

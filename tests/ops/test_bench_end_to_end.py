@@ -14,11 +14,12 @@ from train.arguments import parse
 
 FLAGS = "--encoder.name=resnet18 --encoder.stem=cifar --encoder.width=0.0625 --head.dim=8 --global_batch=16"
 MORE = "--views.size=32 --views.blur_probability=0 --schedule.epochs=2 --schedule.warmup_epochs=0 --device=cpu"
+OURS = "--precision=bf16"
 
 
 def config_of(shards: Path, work: Path, *flags: str) -> EndToEndConfig:
     where = [f"--data.dir={shards}", f"--work={work}", "--workers=0"]
-    return parse(EndToEndConfig, [*FLAGS.split(), *MORE.split(), *where, *flags])
+    return parse(EndToEndConfig, [*FLAGS.split(), *MORE.split(), OURS, *where, *flags])
 
 
 def test_peers_run_in_their_precision_and_in_ours(shards: Path, tmp_path: Path) -> None:

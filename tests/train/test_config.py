@@ -39,7 +39,7 @@ def test_the_resolved_configuration_is_itself_a_configuration(tmp_path: Path) ->
         (["--global_batch=0"], "global_batch: 0 must be >0"),
         (["--global_batch=1"], "global_batch = 1: one image has no negatives"),
         (["--global_batch=1.5"], "global_batch: invalid literal for int"),
-        (["--precision=fp8"], "precision: fp8 is not one of 'fp32', 'bf16', 'fp16'"),
+        (["--precision=fp8"], "precision: fp8 is not one of 'auto', 'fp32', 'bf16', 'fp16'"),
         (["--optimizer.base_lrr=1"], "optimizer.base_lrr: no such field .* did you mean optimizer.base_lr?"),
         (["--base_lr=1"], "base_lr: no such field .* did you mean optimizer.base_lr?"),
         (["--schedule.warmup_epochs=200"], "schedule.warmup_epochs = 200.0: at most schedule.epochs = 100"),

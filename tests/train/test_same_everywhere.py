@@ -60,7 +60,7 @@ def test_what_differs_is_named_with_the_ranks(
 ) -> None:
     ranks = Told(world_size=4, changes={1: change, 3: change})
     with pytest.raises(OtherRankError) as error:
-        refuse_differing_ranks(PretrainConfig(optimizer=OptimizerConfig(base_lr=0.3)), split, ranks)
+        refuse_differing_ranks(PretrainConfig(optimizer=OptimizerConfig(base_lr=0.3), precision="bf16"), split, ranks)
     assert str(error.value).startswith(message)
 
 
