@@ -91,6 +91,7 @@ def test_two_ranks_then_one_then_four_then_two_end_as_one_alone_in_float64(
     assert largest_deviation(leg, alone) < 1e-8
 
 
+@pytest.mark.slow  # the same in float64 is not
 def test_ten_steps_after_each_change_of_ranks_are_those_of_no_change_in_float32(
     cluster: Cluster, tmp_path: Path
 ) -> None:
@@ -115,6 +116,7 @@ def test_the_same_number_of_ranks_ends_in_the_same_bits(world_size: int, cluster
     assert all(torch.equal(second.weights[name], tensor) for name, tensor in whole.weights.items())
 
 
+@pytest.mark.slow  # starts six processes one after another
 def test_separate_processes_go_on_from_two_ranks_to_one_to_two(shards: Path, tmp_path: Path) -> None:
     lines = {}
     for name, legs in (("alone", [(1, 24)]), ("run", [(2, 7), (1, 15), (2, 24)])):
