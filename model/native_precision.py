@@ -7,7 +7,7 @@ from typing import Literal
 _GPU_DEVICES = tuple(Path("/dev") / name for name in ("nvidiactl", "kfd", "dxg"))
 """Which the drivers of NVIDIA, AMD and Windows's Linux make."""
 _CPU_INFO = Path("/proc/cpuinfo")
-_CPU_FEATURES = {"avx512_bf16", "amx_bf16", "bf16"}
+_BF16_FEATURES = {"avx512_bf16", "amx_bf16", "bf16"}
 """Instructions that multiply bf16, as Linux calls them on x86 and ARM."""
 
 
@@ -18,7 +18,7 @@ def native_precision(device: str) -> Literal["fp32", "bf16"]:
         device: cpu, cuda, or auto, which is a GPU where a driver of one is.
     """
     on_gpu = device == "cuda" or (device == "auto" and any(path.exists() for path in _GPU_DEVICES))
-    return "bf16" if on_gpu or _cpu_features() & _CPU_FEATURES else "fp32"
+    return "bf16" if on_gpu or _cpu_features() & _BF16_FEATURES else "fp32"
 
 
 @cache

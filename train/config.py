@@ -189,8 +189,7 @@ class PretrainConfig:
     """Of initial weights, order and views."""
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     """Of the encoder's and head's forward and backward; views and loss are float32. fp16 needs CUDA. auto: bf16 on GPUs
-    and on CPUs with instructions for it, fp32 on other CPUs, which emulate bf16 several times as slowly; the run
-    keeps what it came to."""
+    and on CPUs with instructions for it, fp32 on other CPUs, which emulate bf16; the run keeps what it came to."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """auto: CUDA where there is one."""
     cpu_threads: NonNegativeInt = 0

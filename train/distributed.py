@@ -107,7 +107,7 @@ def make_accelerator(config: PretrainConfig) -> "Accelerator":
     if config.precision == "fp16" and on_cpu:
         raise RunError("precision = fp16: needs CUDA; use bf16 or fp32 on the CPU")
     if config.precision == "bf16" and on_cpu and native_precision("cpu") != "bf16":
-        logger.warning("precision = bf16: this CPU has no instructions for it; fp32 is several times as fast here")
+        logger.warning("precision = bf16: this CPU has no instructions for it; fp32 may be several times as fast")
     refuse_without_compiler(config, on_cpu=on_cpu)
     threads = config.cpu_threads or max(1, len(os.sched_getaffinity(0)) // ranks_on_node())
     os.environ.setdefault("OMP_NUM_THREADS", str(threads))  # or Accelerate takes a number of its own, and says so

@@ -71,9 +71,6 @@ def rates(name: str, report: Report) -> dict[str, dict[str, Report]]:
 
 def draw(reports: Mapping[str, Report], path: Path) -> None:
     """Bars of the ratios from 1, on a logarithmic axis; without the floors, which a hundredth of ours may be."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
     bars = [
         (f"{name}{', ' if title else ''}{title}: {contestant}", entry["ratio"])
         for name, report in reports.items()
@@ -81,9 +78,7 @@ def draw(reports: Mapping[str, Report], path: Path) -> None:
         for contestant, entry in entries.items()
         if "ratio" in entry and not contestant.startswith("floor")
     ]
-    figure = Figure(figsize=(9, 1.2 + 0.22 * len(bars)), layout="constrained")
-    FigureCanvasAgg(figure)
-    axes = figure.add_subplot()
+    figure, axes = _one_plot(9, 1.2 + 0.22 * len(bars))
     names, ratios = [name for name, _ in bars], [ratio for _, ratio in bars]
     colours = ["#31688e" if ratio >= 1 else "#c0504d" for ratio in ratios]
     drawn = axes.barh(names, [ratio - 1 for ratio in ratios], left=1, color=colours)
@@ -102,12 +97,7 @@ def draw(reports: Mapping[str, Report], path: Path) -> None:
 
 def draw_learnt(report: Report, path: Path) -> None:
     """Draw kNN top-1 after each epoch over the seconds of training until then."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(7, 4), layout="constrained")
-    FigureCanvasAgg(figure)
-    axes = figure.add_subplot()
+    figure, axes = _one_plot(7, 4)
     for name, entry in report["learnt"].items():
         if "epochs" in entry:
             seconds = [epoch["seconds"] for epoch in entry["epochs"]]
@@ -119,6 +109,16 @@ def draw_learnt(report: Report, path: Path) -> None:
     axes.grid(alpha=0.3)
     axes.legend()
     figure.savefig(path, dpi=120)
+
+
+def _one_plot(width: float, height: float) -> tuple[Any, Any]:
+    """A figure and its axes, in inches."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure, figure.add_subplot()
 
 
 def _table(entries: Mapping[str, Report]) -> list[str]:
@@ -143,7 +143,7 @@ def _table(entries: Mapping[str, Report]) -> list[str]:
 def _learnt(entries: Mapping[str, Report]) -> list[str]:
     """Scores after each epoch and at the end, seconds to get there, and the memory of all processes."""
     wanted = list(next((entry["seconds_to"] for entry in entries.values() if "epochs" in entry), {}))
-    times = "".join(f" s to {float(top1):.0%} |".replace("%", " %") for top1 in wanted)
+    times = "".join(f" s to {100 * float(top1):g} % |" for top1 in wanted)
     rows = [
         f"| contestant | kNN by epoch | linear | s/epoch | memory |{times}",
         "|---|---|" + "---:|" * (3 + len(wanted)),

@@ -141,7 +141,7 @@ def _on_step(config: DoctorConfig, findings: Findings) -> Iterator[str]:
     on_cuda = findings.device == "cuda"
     knows_bf16 = native_precision(findings.device) == "bf16"
     if config.precision == "bf16" and not knows_bf16:
-        yield "precision = fp32: this CPU has no instructions for bf16 and emulates it, several times as slowly"
+        yield "precision = fp32: this CPU has no instructions for bf16 and emulates it, perhaps several times as slowly"
     if config.precision == "fp32":
         if knows_bf16:
             yield "precision = bf16: half the memory traffic; ResNets ran 2.4 times as fast with it on such CPUs"

@@ -99,7 +99,7 @@ def check_device(config: DoctorConfig) -> list[Finding]:
             ]
         return [fine("device", f"{torch.cuda.get_device_name(local_rank)}, driver {driver or 'unknown'}")]
     if config.precision == "bf16" and native_precision("cpu") != "bf16":
-        what = "precision = bf16: this CPU has no instructions for it; fp32 is several times as fast"
+        what = "precision = bf16: this CPU has no instructions for it; fp32 may be several times as fast"
         return [doubtful("device", what)]
     return [fine("device", f"CPU, {len(os.sched_getaffinity(0))} cores; no GPU is used")]
 

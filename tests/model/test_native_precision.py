@@ -8,6 +8,8 @@ import pytest
 import yaml
 
 from model.native_precision import _cpu_features, native_precision
+from ops.doctor.config import DoctorConfig
+from ops.doctor.preflight_machine import check_device
 from train.arguments import parse
 from train.config import PretrainConfig
 from train.distributed import make_accelerator
@@ -68,4 +70,13 @@ def test_bf16_on_a_cpu_that_emulates_it_is_warned_of(machine: Machine, caplog: p
         assert not caplog.text
         machine(ZEN_3)
         make_accelerator(asked)
-    assert "this CPU has no instructions for it; fp32 is several times as fast here" in caplog.text
+    assert "this CPU has no instructions for it; fp32 may be several times as fast" in caplog.text
+
+
+def test_the_preflight_doubts_bf16_where_it_is_emulated(machine: Machine) -> None:
+    asked = DoctorConfig(device="cpu", precision="bf16")
+    levels = []
+    for cpu_info in (ZEN_4, ZEN_3):
+        machine(cpu_info)
+        levels += [finding.level for finding in check_device(asked)]
+    assert levels == ["OK", "WARN"]
