@@ -147,6 +147,11 @@ def _on_step(config: DoctorConfig, findings: Findings) -> Iterator[str]:
             yield "precision = bf16: half the memory traffic; ResNets ran 2.4 times as fast with it on such CPUs"
         if on_cuda and not config.tf32:
             yield "tf32 = true: if it has to be fp32, inputs of its products rounded to 10 bits"
+        if not on_cuda and not knows_bf16 and not config.channels_last:
+            yield (
+                "channels_last = true: ResNets in float32 ran 1.3 times as fast with it on such CPUs; BatchNorm's sums "
+                "lose three digits"
+            )
     elif config.channels_last is False:
         yield "channels_last = true: the layout in which low-precision convolutions are fast"
     yield from _on_threads(config, findings)
