@@ -28,7 +28,7 @@ from jsonargparse.typing import NonNegativeInt, PositiveFloat, PositiveInt
 
 from ops.bench.measure import BenchConfig, Contestant, call_alone, measure, run_on
 from ops.bench.prepared import image_files
-from ops.bench.tables import machine
+from ops.bench.tables import machine, rate_text
 from pipelines.errors import DataError
 from pipelines.manifest import open_split
 from pipelines.order import steps_per_epoch
@@ -233,10 +233,12 @@ def lines(report: dict[str, Any]) -> list[str]:
 def _rate_line(name: str, entry: dict[str, Any]) -> str:
     if "failure" in entry:
         return f"{name:<34}{entry['failure']}"
-    spread = f"{entry['lowest']:,.0f} - {entry['highest']:,.0f}"
+    spread = f"{rate_text(entry['lowest'])} - {rate_text(entry['highest'])}"
     ratio = f"{entry['ratio']:.2f}" if "ratio" in entry else ""
     memory = f"{entry['memory_bytes'] / 1e9:.2f} GB"
-    return f"{name:<34}{entry['median']:>10,.0f}{spread:>20}{memory:>10}{entry['cpu_utilisation']:>6.2f}{ratio:>9}"
+    return (
+        f"{name:<34}{rate_text(entry['median']):>10}{spread:>20}{memory:>10}{entry['cpu_utilisation']:>6.2f}{ratio:>9}"
+    )
 
 
 def _learnt_line(name: str, entry: dict[str, Any]) -> str:

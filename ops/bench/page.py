@@ -6,6 +6,7 @@ from typing import Any
 
 from ops.bench import scaling
 from ops.bench.roofline import Roofline, roofline_lines
+from ops.bench.tables import rate_text
 
 Report = dict[str, Any]
 _UNITS = {
@@ -134,9 +135,11 @@ def _table(entries: Mapping[str, Report]) -> list[str]:
             continue
         versions = ", ".join(f"{key} {value}" for key, value in entry.get("versions", {}).items())
         ratio = f"{entry['ratio']:.2f}" if "ratio" in entry else ""
-        spread = f"{entry['lowest']:,.0f} to {entry['highest']:,.0f}{' (noisy)' if entry.get('noisy') else ''}"
+        spread = (
+            f"{rate_text(entry['lowest'])} to {rate_text(entry['highest'])}{' (noisy)' if entry.get('noisy') else ''}"
+        )
         held = f" {entry['memory_bytes'] / 1e9:.2f} GB |" if memory else ""
-        rows.append(f"| {name} | {versions} | {entry['median']:,.0f} | {spread} | {ratio} |{held}")
+        rows.append(f"| {name} | {versions} | {rate_text(entry['median'])} | {spread} | {ratio} |{held}")
     return rows
 
 

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from jsonargparse.typing import PositiveInt
 
 from ops.bench.roofline import Roofline, measure_roofline, roofline_lines
+from ops.bench.tables import rate_text
 from pipelines.errors import DataError
 from pipelines.manifest import SplitIndex, open_split
 from train.arguments import parse
@@ -67,10 +68,9 @@ def main(arguments: Sequence[str]) -> None:
         return
     for kind in ("whole step", "bound"):
         rate = report[kind]
-        print(
-            f"{kind:<11}{rate['median']:>8,.0f} images/s ({rate['lowest']:,.0f} to {rate['highest']:,.0f}), "
-            f"CPU utilisation {rate['cpu_utilisation']:.2f}"
-        )
+        spread = f"{rate_text(rate['lowest'])} to {rate_text(rate['highest'])}"
+        median = rate_text(rate["median"])
+        print(f"{kind:<11}{median:>8} images/s ({spread}), CPU utilisation {rate['cpu_utilisation']:.2f}")
     print(f"ratio      {report['ratio']:>8.3f}")
     print("\n".join(roofline_lines(roofline, images_per_second)))
 

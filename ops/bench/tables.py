@@ -61,6 +61,11 @@ def table(section: dict[str, Any], unit: str = _UNIT) -> list[str]:
     return [f"{'':<44}{unit:>13}{_COLUMNS}", *(_row(name, entry) for name, entry in section.items())]
 
 
+def rate_text(rate: float) -> str:
+    """With a decimal below 100: at large images a few per second are all there are."""
+    return f"{rate:,.0f}" if rate >= 100 else f"{rate:,.1f}"
+
+
 def ratios(report: dict[str, Any]) -> dict[str, dict[str, float]]:
     """Ours to each other contestant by section, and what each was measured against."""
     return {
@@ -74,11 +79,12 @@ def _row(name: str, entry: dict[str, Any]) -> str:
     if "median" not in entry:
         return f"{name:<44}{entry['failure']}"
     versions = " ".join(entry["versions"].values())
-    spread = f"{entry['lowest']:,.0f} - {entry['highest']:,.0f}"
+    spread = f"{rate_text(entry['lowest'])} - {rate_text(entry['highest'])}"
     runs = f"{entry['kept']}+{entry['rejected']}"
     ratio = f"{entry['ratio']:.2f}" if "ratio" in entry else ""
+    median = rate_text(entry["median"])
     return (
-        f"{f'{name} {versions}'.rstrip():<44}{entry['median']:>13,.0f}{spread:>26}{entry['cpu_utilisation']:>6.2f}"
+        f"{f'{name} {versions}'.rstrip():<44}{median:>13}{spread:>26}{entry['cpu_utilisation']:>6.2f}"
         f"{runs:>6}{ratio:>9}{_wanted(entry):>12}{'  noisy' if entry['noisy'] else ''}"
         f"{'  ' + entry['failure'] if 'failure' in entry else ''}"
     )
