@@ -3,8 +3,8 @@
     python -m ops.bench all --base train/configs/cifar10_cpu.yaml --data_dir data/cifar10 --imagenet DIR \
       --peer_python peers/bin/python --page docs/results/benchmarks.md
 
-Each is a process of its own. What one printed as JSON is kept in WORK/reports/NAME.json, and is not measured again
-while it is there; remove it, or name another `work`, to have it anew. A benchmark that fails is told and left out.
+Each is a process of its own. What one printed as JSON is kept in WORK/reports/NAME.json, and is not measured again by
+the same flags; remove it, or name another `work`, to have it anew. A benchmark that fails is told and left out.
 The page comes with figures, and with the reports as JSON, from which it was written.
 """
 
@@ -30,7 +30,7 @@ from train.errors import RunError
 
 _CANVAS = 256
 _LARGE = (
-    *("--encoder.name", "resnet18", "--global_batch", "64", "--seconds", "30"),
+    *("--encoder.name", "resnet18", "--global_batch", "64", "--seconds", "30", "--repeats", "3"),
     *("--views.reference", "torchvision", "--views.interpolation", "bilinear"),
 )
 """What makes of train/configs/imagenet.yaml a run whose updates take seconds on a few cores, with the peers' views."""
@@ -77,7 +77,7 @@ def main(arguments: Sequence[str]) -> None:
             if "learn" in reports:
                 draw_learnt(reports["learn"], page.with_name(f"{page.stem}-learn.png"))
             page.with_suffix(".json").write_text(json.dumps(reports, indent=1) + "\n")
-            page.write_text(written(reports, asked, page.stem))
+            page.write_text(written(reports, page.stem))
     except RunError as error:
         fail("bench all", error, show=True)
     if config.json:
@@ -125,11 +125,16 @@ def commands(config: AllBenchConfig) -> dict[str, list[str]]:
 
 
 def measured(name: str, command: Sequence[str], work: str) -> dict[str, Any] | None:
-    """A benchmark's report: the one that is kept, or a new one, which is kept then; None if it fails."""
+    """A benchmark's report, with its `command`: the one that is kept, or a new one, which is kept then.
+
+    Returns:
+        None if it fails.
+    """
     path = Path(work) / "reports" / f"{name}.json"
     if path.is_file():
         kept: dict[str, Any] = json.loads(path.read_text())
-        return kept
+        if kept.get("command") == list(command):
+            return kept
     print(f"bench all: {name}", file=sys.stderr, flush=True)
     asked = [sys.executable, "-m", "ops.bench", *command, "--json=true"]
     done = subprocess.run(  # noqa: S603  # our own module
@@ -140,6 +145,7 @@ def measured(name: str, command: Sequence[str], work: str) -> dict[str, Any] | N
         return None
     report: dict[str, Any] = json.loads(done.stdout)
     report.setdefault("machine", machine())
+    report["command"] = list(command)
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_suffix(".partial")
     partial.write_text(json.dumps(report, indent=1))

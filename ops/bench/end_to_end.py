@@ -4,9 +4,9 @@ Same images, encoder, batch, temperature and schedule. Peers read the images as 
 transforms in DataLoader workers. Each is run in its own default precision, float32, and in ours. Every contestant has
 all cores, or the GPU, in a process of its own; rounds are interleaved.
 
-With `--learn` each contestant learns to the end of the schedule instead. Its encoder is scored on the test split by kNN
-(k = 200, temperature 0.1) after each epoch, beside the clock, and by the linear evaluation after the last one. What is
-there is not repeated.
+With `--learn` each contestant learns to the end of the schedule instead, one after another. Its encoder is scored on
+the test split by kNN (k = 200, temperature 0.1) after each epoch, beside the clock, and by the linear evaluation after
+the last one. What was learnt from the same data on the same machine is not repeated.
 
     python3 -m venv peers
     peers/bin/pip install -c constraints.txt -e '.[peers]'
@@ -33,7 +33,7 @@ from pipelines.errors import DataError
 from pipelines.manifest import open_split
 from pipelines.order import steps_per_epoch
 from train.arguments import parse
-from train.config import PretrainConfig, load_config
+from train.config import PretrainConfig, hash_of, load_config
 from train.distributed import fail
 from train.errors import RunError
 
@@ -48,6 +48,10 @@ _PEERS = {
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
 _TOP1 = (0.45, 0.5)
 _LONGEST_SECONDS = 24 * 3600.0
+_ENDLESS_EPOCHS = 1_000_000
+"""Of what is timed: no contestant comes to the end of its schedule before the time is up."""
+_STEADY = 0.8
+"""Of the fastest run's rate; where the slowest is below, some were disturbed."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,7 +66,7 @@ class EndToEndConfig(PretrainConfig):
     """Run beside ours and its bound only those whose names contain one of these words, separated by commas."""
     workers: NonNegativeInt = 0
     """Of the peers' DataLoaders; 0 takes one for each core."""
-    repeats: PositiveInt = 3
+    repeats: PositiveInt = 5
     """Timed runs of each."""
     seconds: PositiveFloat = 15.0
     """Of a run, after a warm-up of a quarter of that."""
@@ -92,7 +96,9 @@ def contestants(config: EndToEndConfig) -> list[Contestant]:
     work = Path(config.work).resolve()
     files = image_files(open_split(config.data.dir, "train"), work)
     precisions: dict[Precision, None] = dict.fromkeys(("fp32", config.precision))
-    paths = {precision: _written(config, precision, work) for precision in precisions}
+    endless = replace(config, schedule=replace(config.schedule, epochs=_ENDLESS_EPOCHS))
+    run = config if config.learn else endless
+    paths = {precision: _written(run, precision, work) for precision in precisions}
     workers = config.workers or len(os.sched_getaffinity(0))
     ours = [("ours", "begin", config.precision), ("bound: ours on views in memory", "bound", config.precision)]
     if config.precision != "fp32":
@@ -125,8 +131,8 @@ def timed(config: EndToEndConfig, everyone: Sequence[Contestant]) -> dict[str, A
     """Images per second of each, in interleaved runs of fresh processes.
 
     Returns:
-        `rates`: by name median, lowest and highest images_per_second, memory_bytes, versions, and `ratio`, ours to it;
-        or `failure`.
+        `rates`: by name median, lowest and highest images_per_second, `runs`, `noisy` (a run failed, or was much slower
+        than another), memory_bytes, versions, and `ratio`, ours to it; and `failure`, if one did.
     """
     cores = sorted(os.sched_getaffinity(0))
     as_updates = [
@@ -148,13 +154,17 @@ def timed(config: EndToEndConfig, everyone: Sequence[Contestant]) -> dict[str, A
     rates: dict[str, Any] = {}
     for name, outcome in outcomes.items():
         speeds = [run.images_per_second for run in outcome.kept]
+        told = {"failure": outcome.failure} if outcome.failure else {}
         if not speeds:
-            rates[name] = {"failure": outcome.failure}
+            rates[name] = told
             continue
         rates[name] = {
+            **told,
             "median": median(speeds),
             "lowest": min(speeds),
             "highest": max(speeds),
+            "runs": len(speeds),
+            "noisy": bool(told) or min(speeds) < _STEADY * max(speeds),
             "memory_bytes": max(run.memory_bytes for run in outcome.kept),
             "cpu_utilisation": median(run.cpu_utilisation for run in outcome.kept) / len(cores),
             "versions": outcome.versions,
@@ -170,11 +180,8 @@ def learnt(config: EndToEndConfig, everyone: Sequence[Contestant]) -> dict[str, 
     """Scores by epoch and second of each.
 
     Returns:
-        `learnt`: by name `epochs` (seconds, memory_bytes and knn of each), `knn` and `linear` at the end, and
-        `seconds_to`, for each top-1 the seconds after which it was there, if it was; or `failure`.
-
-    Raises:
-        RunError: an encoder cannot be scored.
+        `learnt`: by name `epochs` (seconds, memory_bytes and knn of each), `knn` and `linear` at the end, `seconds_to`,
+        for each top-1 the seconds after which it was there, if it was, and `versions`; or `failure`.
     """
     split = open_split(config.data.dir, "train")
     each = steps_per_epoch(len(split), config.global_batch)
@@ -182,9 +189,10 @@ def learnt(config: EndToEndConfig, everyone: Sequence[Contestant]) -> dict[str, 
     for one in everyone:
         if one.call.endswith(":bound"):
             continue
-        output = learnt_directory(one, config.work)
+        output = learnt_directory(one, config.work, split.manifest.fingerprint)
         ends = [output / f"epoch-{epoch + 1:03d}" for epoch in range(config.schedule.epochs)]
-        if not (ends[-1] / "clock.json").is_file():
+        complete = output / "versions.json"
+        if not complete.is_file():
             print(f"{one.name} learns", file=sys.stderr, flush=True)
             cores = len(os.sched_getaffinity(0))
             options = {"begin": one.call, "threads": cores, "options": one.options}
@@ -192,23 +200,39 @@ def learnt(config: EndToEndConfig, everyone: Sequence[Contestant]) -> dict[str, 
                 "ops.bench.training:learn",
                 {**options, "steps_per_epoch": each, "output": str(output)},
                 one.python,
+                {"distributions": one.distributions},
                 longest_seconds=_LONGEST_SECONDS,
             )
             if "made" not in answer:
                 report[one.name] = {"failure": answer.get("error") or f"not installed ({answer['missing']})"}
                 continue
-        report[one.name] = scored(ends, config.data.dir)
+            complete.write_text(json.dumps(answer["versions"]))
+        try:
+            report[one.name] = scored(ends, config.data.dir) | {"versions": json.loads(complete.read_text())}
+        except RunError as error:
+            report[one.name] = {"failure": str(error)}
     return {"learnt": report}
 
 
-def learnt_directory(one: Contestant, work: str) -> Path:
-    """Where a contestant leaves what it learns: the same for the same run, however it is compared."""
-    run = load_config(Path(one.options["config"])).sha256()
-    return Path(work).resolve() / "learnt" / run[:16] / one.name.replace(", ", "-")
+def learnt_directory(one: Contestant, work: str, data_fingerprint: str) -> Path:
+    """Where a contestant leaves what it learns: the same for a run on data and machine, however it is compared."""
+    run = load_config(Path(one.options["config"]))
+    shapes = {
+        "run": run.sha256(),
+        "device": run.device,
+        "data": data_fingerprint,
+        "workers": one.options.get("workers", 0),
+        "machine": {key: value for key, value in machine().items() if key != "date"},
+    }
+    return Path(work).resolve() / "learnt" / hash_of(shapes)[:16] / one.name.replace(", ", "-")
 
 
 def scored(ends: Sequence[Path], data: str) -> dict[str, Any]:
-    """What a training came to, from what it left after each epoch."""
+    """What a training came to, from what it left after each epoch.
+
+    Raises:
+        RunError: an encoder cannot be scored.
+    """
     epochs = [json.loads((end / "clock.json").read_text()) for end in ends]
     for end, epoch in zip(ends, epochs, strict=True):
         epoch["knn"] = _evaluated(end / "encoder", data, "knn")["knn k=200 T=0.1"]
@@ -231,14 +255,14 @@ def lines(report: dict[str, Any]) -> list[str]:
 
 
 def _rate_line(name: str, entry: dict[str, Any]) -> str:
-    if "failure" in entry:
+    if "median" not in entry:
         return f"{name:<34}{entry['failure']}"
     spread = f"{rate_text(entry['lowest'])} - {rate_text(entry['highest'])}"
     ratio = f"{entry['ratio']:.2f}" if "ratio" in entry else ""
     memory = f"{entry['memory_bytes'] / 1e9:.2f} GB"
-    return (
-        f"{name:<34}{rate_text(entry['median']):>10}{spread:>20}{memory:>10}{entry['cpu_utilisation']:>6.2f}{ratio:>9}"
-    )
+    told = f"{'  noisy' if entry['noisy'] else ''}{'  ' + entry['failure'] if 'failure' in entry else ''}"
+    middle = rate_text(entry["median"])
+    return f"{name:<34}{middle:>10}{spread:>20}{memory:>10}{entry['cpu_utilisation']:>6.2f}{ratio:>9}{told}"
 
 
 def _learnt_line(name: str, entry: dict[str, Any]) -> str:

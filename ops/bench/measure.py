@@ -81,7 +81,7 @@ class Measurement:
     """User and system time of all its processes in these wall seconds."""
     peak_rss_bytes: int = 0
     memory_bytes: int = 0
-    """Of all its processes at the end, shared pages counted once."""
+    """Of all its processes, as `ops.bench.memory` has it."""
 
     @property
     def images_per_cpu_second(self) -> float:

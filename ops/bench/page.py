@@ -1,6 +1,6 @@
 """What all benchmarks measured as a Markdown page and a figure."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,18 +17,19 @@ _UNITS = {
     "step": "images per second, all cores",
     "end_to_end": "images per second, all cores",
     "end_to_end_224": "images per second, all cores",
-    "learn": "top-1 of the test images in per cent, all cores",
+    "learn": "top-1 of the test images in per cent; one training each, one after another, with all cores",
 }
 _NO_GPU = "Nothing here was measured on a GPU."
 
 
-def written(reports: Mapping[str, Report], commands: Mapping[str, Sequence[str]], stem: str) -> str:
-    """The page; `stem` is the name of figure and JSON beside it, without ending."""
+def written(reports: Mapping[str, Report], stem: str) -> str:
+    """The page; each report has its `command`; `stem` is the name of figure and JSON beside it, without ending."""
     lines = [
         "# Benchmarks",
         "",
         "Written by `python -m ops.bench all`. Contestants alternate, each in a process of its own; medians, and the",
-        "lowest and highest run. `ours/it`: how many times as fast ours is. Memory: the most that all processes held.",
+        "lowest and highest run. `ours/it`: how many times as fast ours is. Memory: of the host, the peaks of all",
+        "processes of a contestant, pages that they share counted once.",
         f"[{stem}.json]({stem}.json) has every number.",
         *([] if any(report["machine"].get("gpus") for report in reports.values()) else ["", _NO_GPU]),
         "",
@@ -36,7 +37,7 @@ def written(reports: Mapping[str, Report], commands: Mapping[str, Sequence[str]]
     ]
     for name, report in reports.items():
         where = report["machine"]
-        command = " ".join(commands[name])
+        command = " ".join(report["command"])
         lines += ["", f"## {name}", "", f"`python -m ops.bench {command}`", ""]
         gpus = ", ".join(where.get("gpus", [])) or "no GPU"
         lines += [
@@ -133,11 +134,10 @@ def _table(entries: Mapping[str, Report]) -> list[str]:
         if "median" not in entry:
             rows.append(f"| {name} | {entry['failure']} | | | |{' |' if memory else ''}")
             continue
-        versions = ", ".join(f"{key} {value}" for key, value in entry.get("versions", {}).items())
+        versions = _versions(entry)
         ratio = f"{entry['ratio']:.2f}" if "ratio" in entry else ""
-        spread = (
-            f"{rate_text(entry['lowest'])} to {rate_text(entry['highest'])}{' (noisy)' if entry.get('noisy') else ''}"
-        )
+        noisy = " (noisy)" if entry.get("noisy") else ""
+        spread = f"{rate_text(entry['lowest'])} to {rate_text(entry['highest'])}{noisy}"
         held = f" {entry['memory_bytes'] / 1e9:.2f} GB |" if memory else ""
         rows.append(f"| {name} | {versions} | {rate_text(entry['median'])} | {spread} | {ratio} |{held}")
     return rows
@@ -148,12 +148,12 @@ def _learnt(entries: Mapping[str, Report]) -> list[str]:
     wanted = list(next((entry["seconds_to"] for entry in entries.values() if "epochs" in entry), {}))
     times = "".join(f" s to {100 * float(top1):g} % |" for top1 in wanted)
     rows = [
-        f"| contestant | kNN by epoch | linear | s/epoch | memory |{times}",
-        "|---|---|" + "---:|" * (3 + len(wanted)),
+        f"| contestant | versions | kNN by epoch | linear | s/epoch | memory |{times}",
+        "|---|---|---|" + "---:|" * (3 + len(wanted)),
     ]
     for name, entry in entries.items():
         if "epochs" not in entry:
-            rows.append(f"| {name} | {entry['failure']} | | | |{' |' * len(wanted)}")
+            rows.append(f"| {name} | {entry['failure']} | | | | |{' |' * len(wanted)}")
             continue
         epochs = entry["epochs"]
         by_epoch = ", ".join(f"{100 * epoch['knn']:.1f}" for epoch in epochs)
@@ -162,5 +162,10 @@ def _learnt(entries: Mapping[str, Report]) -> list[str]:
         )
         memory = f"{max(epoch['memory_bytes'] for epoch in epochs) / 1e9:.2f} GB"
         each = epochs[-1]["seconds"] / len(epochs)
-        rows.append(f"| {name} | {by_epoch} | {100 * entry['linear']:.1f} | {each:,.0f} | {memory} | {reached} |")
+        linear = f"{100 * entry['linear']:.1f}"
+        rows.append(f"| {name} | {_versions(entry)} | {by_epoch} | {linear} | {each:,.0f} | {memory} | {reached} |")
     return rows
+
+
+def _versions(entry: Report) -> str:
+    return ", ".join(f"{key} {value}" for key, value in entry.get("versions", {}).items())

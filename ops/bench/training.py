@@ -53,12 +53,13 @@ def timed_updates(begin: str, threads: int, options: dict[str, Any]) -> Iterator
 def learn(begin: str, threads: int, options: dict[str, Any], steps_per_epoch: int, output: str) -> None:
     """Learn to the end, and leave OUTPUT/epoch-N/, an encoder and its clock.json, for each epoch.
 
-    clock.json has `seconds` of training so far, writing not included, and `memory_bytes`.
+    clock.json has `seconds` of training so far, from the first update's batch on and without writing, and
+    `memory_bytes`.
     """
     torch.set_num_threads(threads)
     config = load_config(Path(options["config"]))
-    began, seconds = time.perf_counter(), 0.0
     training = _begin(begin, options)
+    began, seconds = time.perf_counter(), 0.0
     for step, _ in enumerate(training.updates, 1):
         if step % steps_per_epoch:
             continue

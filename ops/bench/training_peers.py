@@ -40,15 +40,19 @@ def begin(peer: str, config: str, files: str, workers: int) -> Training:
 
     Args:
         peer: lightly, torchvision, solo_learn or stable_pretraining.
-        config: YAML file of the run that it is compared with; its precision is obeyed, in channels_last for bf16.
+        config: YAML file of the run that it is compared with; its precision is obeyed, in channels_last for bf16,
+            and so are tf32 and cudnn_benchmark.
         files: directory of the images.
         workers: of the DataLoader.
     """
     settings = load_config(Path(config))
     torch.manual_seed(settings.seed)
     device = torch.device("cuda" if torch.cuda.is_available() and settings.device != "cpu" else "cpu")
+    torch.backends.cudnn.benchmark = settings.cudnn_benchmark
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = settings.tf32
     encoder = build_encoder(settings.encoder, settings.views.size)
-    recipe = recipe_of(peer, settings, encoder.to(device))
+    encoder.eval()  # a recipe may try it on an image of zeros, which is not to enter BatchNorm's statistics
+    recipe = recipe_of(peer, settings, encoder)
     return Training(
         encoder=encoder,
         mean=MEAN,
@@ -69,6 +73,7 @@ def _updates(config: PretrainConfig, recipe: Recipe, files: str, workers: int, d
     )
     layout = torch.channels_last if config.uses_channels_last else torch.contiguous_format
     recipe.learns.to(device=device, memory_format=layout).train()  # type: ignore[call-overload]  # torch's overloads
+    scaler = torch.amp.GradScaler(device.type, enabled=config.precision == "fp16")
     total = config.schedule.epochs * len(loader)
     warmup = round(config.schedule.warmup_epochs * len(loader))
     step = 0
@@ -80,8 +85,9 @@ def _updates(config: PretrainConfig, recipe: Recipe, files: str, workers: int, d
             with _autocast(config, device):
                 loss = recipe.loss(first, second)
             recipe.optimizer.zero_grad(set_to_none=True)
-            loss.backward()
-            recipe.optimizer.step()
+            scaler.scale(loss).backward()
+            scaler.step(recipe.optimizer)
+            scaler.update()
             step += 1
             yield len(first)
 

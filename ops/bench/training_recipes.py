@@ -123,18 +123,21 @@ def torchvision(config: PretrainConfig, encoder: Any) -> Recipe:
 
 
 def solo_learn(config: PretrainConfig, encoder: Any) -> Recipe:
-    """Its configuration for CIFAR-10, at our temperature.
+    """Its configuration for CIFAR-10, at our temperature, and with blur where the run has it.
 
     Bicubic crops of a fifth of the image and more, strong jitter, a hidden layer of 2,048, each view in a pass of its
     own, LARS with a trust of 0.02, clipped, a rate of 0.4 at batch 256, and a decay of 1e-5.
     """
     from torchvision import transforms as v1
 
+    blur_probability = config.views.blur_probability
+    blur = [v1.RandomApply([v1.Lambda(_blurred)], blur_probability)] if blur_probability else []
     transform = v1.Compose(
         [
             v1.RandomResizedCrop(config.views.size, scale=(0.2, 1.0), interpolation=v1.InterpolationMode.BICUBIC),
             v1.RandomApply([v1.ColorJitter(0.8, 0.8, 0.8, 0.2)], 0.8),
             v1.RandomGrayscale(0.2),
+            *blur,
             v1.RandomHorizontalFlip(),
             v1.ToTensor(),
             v1.Normalize(MEAN, STD),
@@ -183,7 +186,12 @@ def stable_pretraining(config: PretrainConfig, encoder: Any) -> Recipe:
         views=lambda batch: (batch["views"][0]["image"], batch["views"][1]["image"]),
         loss=loss,
         learns=model,
-        optimizer=lars(_groups(model, config.optimizer.weight_decay), lr=peak, momentum=config.optimizer.momentum),
+        optimizer=lars(
+            _groups(model, config.optimizer.weight_decay),
+            lr=peak,
+            momentum=config.optimizer.momentum,
+            exclude_bias_n_norm=True,
+        ),
         peak_lr=peak,
     )
 
@@ -196,8 +204,15 @@ def _nt_xent(z: Tensor, temperature: float) -> Tensor:
     return F.cross_entropy(similarity, torch.arange(len(z), device=z.device).roll(len(z) // 2))
 
 
+def _blurred(image: Any) -> Any:
+    """A Pillow image, by a Gaussian of 0.1 to 2 pixels."""
+    from PIL import ImageFilter
+
+    return image.filter(ImageFilter.GaussianBlur(float(torch.empty(()).uniform_(0.1, 2.0))))
+
+
 def _groups(module: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
-    """Weights, and biases and norms, which have no decay; all of these LARS then do not adapt them either."""
+    """Weights, and biases and norms, which have no decay; lightly's and timm's LARS then do not adapt them either."""
     parameters = list(module.parameters())
     return [
         {"params": [parameter for parameter in parameters if parameter.ndim > 1], "weight_decay": weight_decay},

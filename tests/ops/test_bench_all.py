@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from ops.bench.all import AllBenchConfig, commands, main
+from ops.bench.all import AllBenchConfig, commands, main, measured
 from ops.bench.page import written
 
 MACHINE = {"cpu": "a processor", "cores": 2, "date": "2026-01-01T00:00:00+00:00"}
@@ -42,6 +42,7 @@ REPORTS: dict[str, dict[str, Any]] = {
                 "knn": 0.46,
                 "linear": 0.48,
                 "seconds_to": {"0.45": 180.0, "0.5": None},
+                "versions": {"torch": "2"},
             },
             "gone": {"failure": "not installed (gone)"},
         },
@@ -50,7 +51,9 @@ REPORTS: dict[str, dict[str, Any]] = {
 
 
 def test_the_page_has_every_number_with_its_command_machine_and_versions() -> None:
-    page = written(REPORTS, {name: [name, "--data.dir", "data/x"] for name in REPORTS}, "page")
+    page = written(
+        {name: report | {"command": [name, "--data.dir", "data/x"]} for name, report in REPORTS.items()}, "page"
+    )
     assert "`python -m ops.bench loader --data.dir data/x`" in page
     assert page.count("a processor, 2 cores, no GPU, 2026-01-01T00:00:00+00:00") == 4
     assert page.count("| peer 1.0 | 100 | 10.0 to 110 (noisy) | 3.00 |") == 2
@@ -61,34 +64,36 @@ def test_the_page_has_every_number_with_its_command_machine_and_versions() -> No
     assert "a large product reaches 400 GFLOP/s: MFU 0.30" in page
     assert "loader     3,000 images/s alone: 10.0 times a whole step's" in page
     assert "| s/epoch | memory | s to 45 % | s to 50 % |" in page
-    assert "| ours | 40.0, 46.0 | 48.0 | 90 | 2.00 GB | 180 | not reached |" in page
-    assert "| gone | not installed (gone) | | | | | |" in page
+    assert "| ours | torch 2 | 40.0, 46.0 | 48.0 | 90 | 2.00 GB | 180 | not reached |" in page
+    assert "| gone | not installed (gone) | | | | | | |" in page
 
 
 def test_the_page_says_whether_a_gpu_was_there() -> None:
-    commands_of = {"step": ["step"]}
-    none, one = REPORTS["step"], REPORTS["step"] | {"machine": MACHINE | {"gpus": ["a GPU"]}}
-    assert "Nothing here was measured on a GPU." in written({"step": none}, commands_of, "page")
-    assert "Nothing here was measured on a GPU." not in written({"step": one}, commands_of, "page")
+    none = REPORTS["step"] | {"command": ["step"]}
+    one = none | {"machine": MACHINE | {"gpus": ["a GPU"]}}
+    assert "Nothing here was measured on a GPU." in written({"step": none}, "page")
+    assert "Nothing here was measured on a GPU." not in written({"step": one}, "page")
 
 
 def test_reports_that_are_kept_are_not_measured_again_and_make_page_and_figure(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    asked = commands(AllBenchConfig(work=str(tmp_path), data_dir="nowhere"))
+    reports = {name: report | {"command": asked[name]} for name, report in REPORTS.items()}
     (tmp_path / "reports").mkdir()
-    for name, report in REPORTS.items():
+    for name, report in reports.items():
         (tmp_path / "reports" / f"{name}.json").write_text(json.dumps(report))
     page = tmp_path / "docs" / "benchmarks.md"
     kept = f"--only={','.join(REPORTS)}"
     main([f"--work={tmp_path}", "--data_dir=nowhere", kept, f"--page={page}", "--json=true"])
     told = json.loads(capsys.readouterr().out)
-    assert {name: told[name] for name in REPORTS} == REPORTS
+    assert {name: told[name] for name in reports} == reports
     assert "![How many times as fast ours is, by contestant](benchmarks.png)" in page.read_text()
     assert "[benchmarks.json](benchmarks.json)" in page.read_text()
     assert "](benchmarks-learn.png)" in page.read_text()
     for figure in ("benchmarks.png", "benchmarks-learn.png"):
         assert (page.parent / figure).read_bytes().startswith(b"\x89PNG")
-    assert json.loads(page.with_suffix(".json").read_text()) == REPORTS
+    assert json.loads(page.with_suffix(".json").read_text()) == reports
 
 
 def test_every_benchmark_gets_its_data_and_peers() -> None:
@@ -103,6 +108,14 @@ def test_what_lacks_its_data_or_is_not_wanted_is_left_out() -> None:
     everything = commands(AllBenchConfig(data_dir="D", imagenet="I"))
     less = commands(AllBenchConfig(data_dir="D", learn_epochs=0))
     assert set(everything) - set(less) == {"end_to_end_224", "learn"}
+
+
+def test_a_report_that_other_flags_made_is_measured_anew(tmp_path: Path) -> None:
+    kept = tmp_path / "reports" / "step.json"
+    kept.parent.mkdir()
+    kept.write_text(json.dumps(REPORTS["step"] | {"command": ["step", "--data.dir", "elsewhere"]}))
+    assert measured("step", ["step", f"--data.dir={tmp_path}"], str(tmp_path)) is None
+    assert measured("step", ["step", "--data.dir", "elsewhere"], str(tmp_path)) is not None
 
 
 def test_a_benchmark_that_fails_is_told_and_left_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
